@@ -1,0 +1,267 @@
+"""The commands. Each body is one straight line: load, call, print; heavy imports stand inside."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medpeft_cli.console import console
+from medpeft_cli.errors import MedpeftError, RecipeError
+
+GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
+GLOBAL_HELP = "--json, --quiet and --verbose go with every command. Exit codes: 0 done, 2 recipe or arguments, 3 data, 4 run, 130 Ctrl-C."
+
+app = typer.Typer(
+    name="medpeft",
+    help="Parameter-efficient fine-tuning for medical images: prepare, finetune, evaluate, report.",
+    epilog=GLOBAL_HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+list_app = typer.Typer(help="Show what there is.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(list_app, name="list")
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as train.lr=1e-3. Repeatable."),
+]
+Demo = Annotated[
+    bool, typer.Option("--demo", help="Run on synthetic data with a bundled backbone: no download, no GPU.")
+]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all results.")]
+
+
+@app.callback()
+def global_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no decisions, only results and warnings.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also say where each value came from.")] = False,
+) -> None:
+    """Take the options that go with every command."""
+    console.json, console.quiet, console.verbose = json, quiet, verbose
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("medpeft"))
+        raise typer.Exit
+
+
+@app.command(epilog="Examples:  medpeft prepare breastus --source ~/Downloads/Dataset_BUSI_with_GT   "
+    "|   medpeft prepare my_card.yaml --source images --root data/mine")  # fmt: skip
+def prepare(
+    card: Annotated[
+        str, typer.Argument(metavar="CARD", help="Dataset card: a name (`medpeft list datasets`) or a YAML file.")
+    ],
+    source: Annotated[Path, typer.Option("--source", metavar="DIR", help="The downloaded files; never changed.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where the dataset goes. Default: data/<card>.")
+    ] = None,
+    size: Annotated[
+        int, typer.Option("--size", metavar="PIXELS", help="Largest short side of a packed image.", min=16)
+    ] = 256,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Seed of the split. Default: the card's.")
+    ] = None,
+    allow_bad: Annotated[
+        int, typer.Option("--allow-bad", metavar="N", help="Leave out up to N unreadable images.", min=0)
+    ] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Only say what would be made; write nothing.")] = False,
+) -> None:
+    """Turn a raw download into a split, packed, hashed dataset."""
+    from medpeft_cli.data.card import load_card
+    from medpeft_cli.data.prepare import prepare as prepare_dataset
+
+    loaded = load_card(card)
+    root = root or Path("data") / loaded.name
+    manifest = prepare_dataset(loaded, source, root, size=size, seed=seed, check=check, allow_bad=allow_bad)
+    console.result(manifest.info, str(root / "manifest.csv"))
+
+
+@app.command(epilog="Examples:  medpeft finetune recipes/isic_ssf.yaml   "
+    "|   medpeft finetune recipes/isic_lora.yaml --demo --set method.rank=4 --seed 1")  # fmt: skip
+def finetune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file.")],
+    overrides: Set = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as --set seed=N.", min=0)] = None,
+    results: Results = Path("results"),
+    demo: Demo = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, train nothing.")] = False,
+    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split at the end.")] = True,
+) -> None:
+    """Fine-tune as a recipe says; resumes a half-done run, skips a finished one."""
+    from medpeft_cli.recipe.load import load_recipe
+    from medpeft_cli.runs.skip import finished_run
+
+    overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
+    loaded = load_recipe(recipe, overrides, demo=demo)
+    for field, origin in loaded.origins.items():
+        console.detail(f"{field} ← {origin}")
+    if not dry_run and (run_dir := finished_run(loaded, results, evaluate=evaluate)):
+        console.say(f"finished already: {run_dir}")
+        console.result({"run": str(run_dir), "status": "finished"}, str(run_dir))
+        return
+    if dry_run:
+        from medpeft_cli.engine.assembly import dry_run as build_and_check
+
+        console.result(build_and_check(loaded.recipe))
+        return
+    from medpeft_cli.engine.classify import run_classification
+
+    run_dir = run_classification(loaded, results, _command_line(), evaluate=evaluate)
+    console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
+
+
+@app.command(epilog="Examples:  medpeft evaluate results/isic_ssf/*   |   medpeft evaluate results/isic_ssf/RUN --json")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories.")],
+) -> None:
+    """Score the test split of trained runs, once; later calls read predictions.csv."""
+    from medpeft_cli.engine.classify import evaluate_run
+    from medpeft_cli.report.run_table import print_run
+
+    records = [evaluate_run(run) for run in runs]
+    if console.json:
+        console.result([{"run": str(record.run_dir), "metrics": record.data["metrics"]} for record in records])
+    else:
+        for record in records:
+            print_run(record.data)
+
+
+@app.command(epilog="Examples:  medpeft report results/   |   medpeft report results/ --latex > table.tex")
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results.")],
+    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
+    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Test metric of the table.")] = "f1_macro",
+) -> None:
+    """Tables of every run under a folder: mean ± sd over seeds, best and second best, counts, what is missing."""
+    from medpeft_cli.report import build_report, print_report, render
+
+    forms = [
+        name
+        for name, chosen in [("latex", latex), ("csv", csv), ("markdown", markdown), ("json", console.json)]
+        if chosen
+    ]
+    if len(forms) > 1:
+        raise RecipeError(f"report: give one of --latex, --csv, --markdown, --json, got {', '.join(forms)}")
+    built = build_report(results, metric)
+    if forms:
+        print(render(built, forms[0]), end="")
+    else:
+        print_report(built)
+
+
+@app.command(epilog="Examples:  medpeft export results/isic_lora/RUN --merged isic_lora.safetensors   "
+    "|   medpeft export results/isic_bias/RUN --merged tuned.pth.safetensors")  # fmt: skip
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="Safetensors file that plain timm loads.")],
+) -> None:
+    """Fold the adapter into the backbone and write plain timm weights."""
+    from medpeft_cli.engine.export import export_merged
+
+    export_merged(run, merged)
+    console.result({"file": str(merged)}, str(merged))
+
+
+@app.command(epilog="Examples:  medpeft validate recipes/*.yaml   |   medpeft validate my.yaml --set train.lr=1e-3")
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE…", help="Recipe files.")],
+    overrides: Set = None,
+    demo: Demo = False,
+) -> None:
+    """Check recipes without running them: every problem with file, line and column."""
+    from medpeft_cli.recipe.identity import run_id
+    from medpeft_cli.recipe.load import load_recipe
+
+    rows, problems = [], []
+    for path in recipes:
+        try:
+            rows.append({"recipe": str(path), "run": run_id(load_recipe(path, overrides or [], demo=demo).recipe)})
+        except RecipeError as error:
+            problems.append(error)
+    for error in problems:
+        console.error(error)
+    console.table(rows, ["recipe", "run"])
+    if problems:
+        raise typer.Exit(RecipeError.exit_code)
+
+
+@list_app.command("methods")
+def list_methods() -> None:
+    """PEFT methods: where they fit, their hyper-parameters, what they promise."""
+    from medpeft_cli.catalogue import method_rows
+
+    console.table(method_rows(), ["name", "families", "paper", "merges", "hyper-parameters", "reference"])
+
+
+@list_app.command("datasets")
+def list_datasets() -> None:
+    """Dataset cards."""
+    from medpeft_cli.catalogue import dataset_rows
+
+    console.table(dataset_rows(), ["name", "title", "modality", "classes", "access", "licence"])
+
+
+@list_app.command("backbones")
+def list_backbones(
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="Search all of timm's pre-trained names.")
+    ] = None,
+) -> None:
+    """Backbones that the tests and the paper's recipes cover; with TEXT, every timm name that contains it."""
+    from medpeft_cli.catalogue import backbone_rows
+
+    console.table(backbone_rows(text), ["name", "family", "note"])
+
+
+@list_app.command("recipes")
+def list_recipes(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of recipes.")] = Path("recipes"),
+) -> None:
+    """Recipes of a folder: dataset, backbone and method of each."""
+    from medpeft_cli.catalogue import recipe_rows
+
+    console.table(recipe_rows(folder), ["recipe", "dataset", "backbone", "method"])
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["medpeft", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; every error leaves by one door, with its exit code."""
+    # the global options may stand behind the command, where people write them
+    arguments = sys.argv[1:]
+    moved = [word for word in arguments if word in GLOBAL_OPTIONS]
+    rest = [word for word in arguments if word not in GLOBAL_OPTIONS]
+    try:
+        sys.exit(app(moved + rest, standalone_mode=False) or 0)
+    except MedpeftError as error:
+        console.error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has left
+        sys.exit(0)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            print(f"error: {error.format_message()}\n  hint: medpeft --help", file=sys.stderr)
+            sys.exit(2)
+        import traceback
+
+        traceback.print_exc()
+        print(
+            f"error: {type(error).__name__}: a fault of medpeft; please report it with the lines above", file=sys.stderr
+        )
+        sys.exit(1)

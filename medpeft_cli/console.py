@@ -1,0 +1,150 @@
+"""Results go to stdout; progress, decisions and warnings to stderr. A bar at a terminal, quiet lines elsewhere."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from medpeft_cli.errors import MedpeftError
+
+LOG_SECONDS = 60.0  # between two progress lines where the output is no terminal
+
+Advance = Callable[..., None]
+
+
+class Console:
+    """What the global options decide, and the few ways to speak to the user."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.json = False
+
+    def say(self, text: str) -> None:
+        """Tell what was decided (stderr; silent with --quiet)."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Tell where something came from (stderr; only with --verbose)."""
+        if self.verbose:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Tell what the user should know even with --quiet (stderr)."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def error(self, error: MedpeftError) -> None:
+        """Print an error and its hint (stderr)."""
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr, flush=True)
+
+    def result(self, data: Any, text: str | None = None) -> None:
+        """Print a command's result (stdout): `data` as JSON with --json, else `text`."""
+        if self.json:
+            print(json.dumps(data, indent=2, allow_nan=False))
+        elif text:
+            print(text)
+
+    def table(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
+        """Print rows as a table (stdout), or as JSON with --json."""
+        if self.json:
+            print(json.dumps(rows, indent=2, allow_nan=False))
+            return
+        from rich import box
+        from rich.console import Console as Rich
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_plain(row.get(column))) for column in columns))
+        Rich(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+    @contextmanager
+    def progress(self, total: int, label: str, unit: str) -> Iterator[Advance]:
+        """Show the progress of `total` units; yields `advance(count=1, note=None, resumed=False)`.
+
+        `resumed` units were done by an earlier start and do not count for the rate.
+        """
+        if self.quiet:
+            yield lambda count=1, note=None, resumed=False: None
+        elif sys.stderr.isatty() and "SLURM_JOB_ID" not in os.environ:
+            with _bar(total, label, unit) as advance:
+                yield advance
+        else:
+            lines = _Lines(total, label, unit)
+            try:
+                yield lines.advance
+            finally:
+                lines.print()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def _bar(total: int, label: str, unit: str) -> Iterator[Advance]:
+    """Show an animated bar with rate and remaining time."""
+    from rich.console import Console as Rich
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):  # noqa: ANN001, ANN202
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Rich(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(count: int = 1, note: str | None = None, resumed: bool = False) -> None:
+            if resumed:
+                bar.reset(task, completed=count)
+            else:
+                bar.update(task, advance=count, **({} if note is None else {"note": note}))
+
+        yield advance
+
+
+class _Lines:
+    """A plain line now and then, for log files."""
+
+    def __init__(self, total: int, label: str, unit: str):
+        self.total, self.label, self.unit = total, label, unit
+        self.done = self.resumed = 0
+        self.note = ""
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str | None = None, resumed: bool = False) -> None:
+        self.done += count
+        self.resumed += count if resumed else 0
+        self.note = self.note if note is None else note
+        if time.monotonic() - self.last >= LOG_SECONDS and self.done < self.total:
+            self.print()
+
+    def print(self) -> None:
+        self.last = time.monotonic()
+        seconds = self.last - self.start
+        rate = (self.done - self.resumed) / max(seconds, 1e-9)
+        time_left = f"{(self.total - self.done) / max(rate, 1e-9):,.0f} s left" if rate else "waiting"
+        end = f"{seconds:,.0f} s" if self.done >= self.total else time_left
+        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{rate:,.3g} {self.unit}/s", end, self.note]
+        print(" · ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+
+console = Console()

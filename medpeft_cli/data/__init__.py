@@ -1,0 +1,1 @@
+"""Data: cards, layouts, splits, the prepared dataset and what training reads from it."""

@@ -1,0 +1,1 @@
+"""The embedded default: synthetic twins of the datasets and bundled tiny backbones, for `--demo` (docs: demo.md)."""

@@ -1,0 +1,264 @@
+"""Classification from recipe to record: the whole line is `run_classification`."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from medpeft_cli.data.images import Batches, ImageStore, InputSpec, epoch_order
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medpeft_cli.console import Advance, console
+from medpeft_cli.data.manifest import Manifest
+from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, loader_threads, open_dataset, pick_device
+from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.loop import Micro, autocast, fit
+from medpeft_cli.engine.restore import adapter_info, restore_adapter
+from medpeft_cli.engine.seed import seed_of
+from medpeft_cli.errors import DataError, RunError
+from medpeft_cli.files import write_text
+from medpeft_cli.methods.state import save_adapter, set_delta
+from medpeft_cli.metrics.classification import point, score
+from medpeft_cli.metrics.predictions import read_predictions, write_predictions
+from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.runs.record import Record, run_lock
+from medpeft_cli.runs.skip import finished_run, refuse_changed_data, run_directory
+
+VALIDATION_METRICS = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_ovr")
+RELOAD_TOLERANCE = 1e-3  # of the logits, on devices whose sums are not reproducible; on a CPU they must be equal
+
+
+def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate: bool = True) -> Path:
+    """Fine-tune as a recipe says, score the test split, and return the run directory.
+
+    A finished run is left as it is, a half-done one goes on from its checkpoint.
+
+    Args:
+        loaded: the resolved recipe.
+        results: folder of all results; the run's own folder is results/<recipe stem>/<run id>.
+        command: the command line, kept in the record.
+        evaluate: score the test split at the end.
+
+    Raises:
+        RecipeError, DataError, RunError: as the parts raise them; the record then says `failed` and why.
+    """
+    recipe = loaded.recipe
+    run_dir = run_directory(loaded, results)
+    with run_lock(run_dir):
+        # --- finished, half done, or new
+        record = Record.open(run_dir, loaded, command)
+        if finished_run(loaded, results, evaluate=evaluate):  # by another process, since the command started
+            return run_dir
+        try:
+            if record.data["status"] != "trained":
+                record.save(status="running", error=None)
+                # --- data and model
+                assembly = assemble(recipe)
+                refuse_changed_data(record, assembly.manifest.root, assembly.manifest.sha256)
+                describe(assembly)
+                record.save(**facts(assembly))
+                # --- train; validation picks the epoch
+                train(assembly, run_dir, record)
+                record.save(status="trained")
+            # --- test split, once
+            if evaluate:
+                evaluate_run(run_dir)
+                record = Record.read(run_dir)
+            Checkpoint(run_dir / "checkpoint").remove()
+        except KeyboardInterrupt:
+            record.save(status="cancelled")
+            raise
+        except Exception as error:
+            record.save(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+    return run_dir
+
+
+def train(assembly: Assembly, run_dir: Path, record: Record) -> None:
+    """Fit, save the adapter, prove that it reloads, and complete the record up to validation."""
+    recipe, adapted = assembly.recipe, assembly.adapted
+    task = ClassifyTask(assembly)
+    checkpoint = Checkpoint(run_dir / "checkpoint")
+    with console.progress(recipe.train.epochs * task.steps_per_epoch, record.data["id"], "steps") as advance:
+        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, assembly.device, checkpoint, advance)
+    write_text(run_dir / "history.jsonl", "".join(_json_line(entry) for entry in state.history))
+    set_delta(adapted, best)
+    info = adapter_info(recipe, assembly.built, assembly.manifest.classes, record.data["id"])
+    saved = save_adapter(adapted, run_dir / "adapter", info)
+    logits = predict(adapted.model, task.val, assembly.built.input, assembly.device, recipe.train.precision)
+    _prove_reload(run_dir / "adapter", task, logits, assembly)
+    _write_predictions(run_dir / "predictions-val.csv", assembly.manifest, task.val_indices, logits)
+    record.save(
+        delta=saved,
+        timing={
+            "train_seconds": round(state.seconds, 3),
+            "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
+        },
+        memory=memory | {"device": str(assembly.device)},
+        selection={"metric": recipe.train.select, "epoch": state.best_epoch, "value": state.best_value},
+        metrics={"val": _scores(run_dir / "predictions-val.csv", assembly.manifest, recipe)},
+    )
+
+
+def evaluate_run(run_dir: Path) -> Record:
+    """Score the test split of a trained run: once by the model into predictions.csv, from then on from that file.
+
+    Raises:
+        DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
+    """
+    record = Record.read(run_dir)
+    if (
+        record.data["status"] not in ("trained", "finished", "running", "failed", "cancelled")
+        or "delta" not in record.data
+    ):
+        raise DataError(
+            f"{run_dir}: not trained yet (status {record.data['status']!r})", f"finish it: {record.data['command']}"
+        )
+    recipe = ClassifyRecipe.model_validate(record.data["recipe"])
+    _, manifest = open_dataset(recipe)
+    refuse_changed_data(record, manifest.root, manifest.sha256)
+    path = run_dir / "predictions.csv"
+    started = time.monotonic()
+    if not path.is_file():
+        device = pick_device(recipe.device)
+        restored = restore_adapter(run_dir / "adapter")
+        restored.adapted.model.to(device).eval()
+        indices = manifest.indices("test")
+        batches = evaluation_batches(manifest, indices, restored.input, recipe)
+        with console.progress(len(indices), "test", "images") as advance:
+            logits = predict(restored.adapted.model, batches, restored.input, device, recipe.train.precision, advance)
+        _write_predictions(path, manifest, indices, logits)
+        record.data["timing"]["eval_seconds"] = round(time.monotonic() - started, 3)
+    record.save(status="finished", metrics=record.data["metrics"] | {"test": _scores(path, manifest, recipe)})
+    return record
+
+
+class ClassifyTask:
+    """Batches, loss and validation of classification. The test split is not reachable from here."""
+
+    def __init__(self, assembly: Assembly):
+        recipe, manifest = assembly.recipe, assembly.manifest
+        self.recipe, self.manifest, self.spec, self.device = recipe, manifest, assembly.built.input, assembly.device
+        self.workers = assembly.workers
+        self.store = ImageStore(manifest)
+        self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed)
+        self.val_indices = manifest.indices("val")
+        self.val = evaluation_batches(manifest, self.val_indices, self.spec, recipe)
+        self.steps_per_epoch = math.ceil(len(self.train_indices) / recipe.train.batch_size)
+        counts = np.bincount(manifest.labels[self.train_indices], minlength=len(manifest.classes))
+        balanced = counts.sum() / (len(counts) * np.maximum(counts, 1))
+        weights = balanced if recipe.train.class_weights == "balanced" else np.ones(len(counts))
+        self.class_weights = weights  # (K,) float64
+        self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
+
+    def micro_batches(self, epoch: int, first_step: int) -> Iterator[Micro]:
+        """Yield (images, labels, divisor) shares; an epoch is cut into near-equal steps, a step into near-equal shares."""
+        train = self.recipe.train
+        labels = self.manifest.labels
+        order = epoch_order(self.train_indices, labels, self.recipe.seed, epoch, train.sampling)
+        plan, shares = [], []
+        for step, indices in enumerate(np.array_split(order, self.steps_per_epoch)):
+            if step < first_step:
+                continue
+            parts = np.array_split(indices, math.ceil(len(indices) / train.micro_batch_size))
+            divisor = float(self.class_weights[labels[indices]].sum())
+            for part, share in enumerate(parts):
+                plan.append((step, part, part == len(parts) - 1, len(share), divisor))
+                shares.append(share)
+        batches = Batches(
+            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers
+        )
+        for (step, part, last, count, divisor), (images, targets) in zip(plan, batches, strict=True):
+            images = normalise(images.to(self.device, non_blocking=True), self.spec)
+            yield Micro(step, part, last, count, (images, targets.to(self.device, non_blocking=True), divisor))
+
+    def loss(self, model: nn.Module, micro: Micro) -> Tensor:
+        """Return the share's part of the (class-weighted, label-smoothed) mean cross-entropy of its step."""
+        images, targets, divisor = micro.batch
+        logits = model(images).float()
+        smoothing = self.recipe.train.label_smoothing
+        return (
+            functional.cross_entropy(logits, targets, self.loss_weights, reduction="sum", label_smoothing=smoothing)
+            / divisor
+        )
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Return the validation split's metrics."""
+        logits = predict(model, self.val, self.spec, self.device, self.recipe.train.precision)
+        labels = self.manifest.labels[self.val_indices]
+        return {name: point(softmax(logits), labels, name) for name in VALIDATION_METRICS}
+
+
+def evaluation_batches(manifest: Manifest, indices: np.ndarray, spec: InputSpec, recipe: ClassifyRecipe) -> Batches:
+    """Return the batches of one split in ascending order, centre-cropped, the same at each pass."""
+    shares = np.array_split(indices, math.ceil(len(indices) / recipe.evaluate.batch_size))
+    return Batches(ImageStore(manifest), manifest.labels, spec, None, shares, recipe.seed, 0, loader_threads(recipe))
+
+
+def normalise(images: Tensor, spec: InputSpec) -> Tensor:
+    """Turn uint8 (B, 3, S, S) in [0, 255] into float32 (x / 255 − mean) / std per channel."""
+    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    batches: Batches,
+    spec: InputSpec,
+    device: torch.device,
+    precision: str,
+    advance: Advance | None = None,
+) -> Tensor:
+    """Return the logits of every image of `batches`, float32 (N, K) on the CPU; the model must be in eval mode."""
+    model.eval()
+    parts = []
+    for images, _ in batches:
+        with autocast(device, precision):
+            parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
+        if advance is not None:
+            advance(len(images))
+    return torch.cat(parts).cpu()
+
+
+def softmax(logits: Tensor) -> np.ndarray:
+    """Return class probabilities, float64 (N, K)."""
+    return torch.softmax(logits.double(), dim=1).numpy()
+
+
+def _prove_reload(folder: Path, task: ClassifyTask, logits: Tensor, assembly: Assembly) -> None:
+    """Load the saved adapter into a fresh model; it must give the validation logits again."""
+    fresh = restore_adapter(folder)
+    fresh.adapted.model.to(assembly.device).eval()
+    again = predict(fresh.adapted.model, task.val, fresh.input, assembly.device, assembly.recipe.train.precision)
+    tolerance = 0.0 if assembly.device.type == "cpu" else RELOAD_TOLERANCE
+    difference = float((again - logits).abs().max())
+    if not difference <= tolerance:
+        raise RunError(
+            f"{folder}: the saved adapter does not reproduce the model: validation logits differ by {difference:.3g}",
+            "this is a fault of medpeft or of the method; please report it with the run's record.json",
+        )
+
+
+def _write_predictions(path: Path, manifest: Manifest, indices: np.ndarray, logits: Tensor) -> None:
+    ids = [manifest.ids[index] for index in indices]
+    labels = [manifest.classes[label] for label in manifest.labels[indices]]
+    write_predictions(path, ids, labels, softmax(logits), manifest.classes)
+
+
+def _scores(path: Path, manifest: Manifest, recipe: ClassifyRecipe) -> dict[str, Any]:
+    _, labels, probabilities = read_predictions(path, manifest.classes)
+    own = recipe.evaluate
+    seed = seed_of(recipe.seed, "bootstrap")
+    return score(probabilities, labels, manifest.classes, bootstrap=own.bootstrap, confidence=own.confidence, seed=seed)
+
+
+def _json_line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False) + "\n"

@@ -1,0 +1,42 @@
+"""AdamW over the trained tensors, and the learning rate as a closed form of the step."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from medpeft_cli.recipe.schema import Train
+
+
+def build_optimiser(trainable: Iterable[tuple[str, nn.Parameter]], spec: Train) -> torch.optim.AdamW:
+    """Return AdamW; tensors of one dimension (biases, norms, scales, shifts) are not decayed.
+
+    Args:
+        trainable: (name, parameter) pairs; all of them are optimised.
+        spec: lr, betas and weight_decay of the recipe.
+    """
+    matrices, vectors = [], []
+    for _, parameter in trainable:
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    fused = all(parameter.is_cuda for parameter in matrices + vectors)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+def learning_rate(step: int, steps_per_epoch: int, spec: Train) -> float:
+    """Return the rate of one optimiser step.
+
+    Linear warm-up over `warmup_epochs`, then constant or half a cosine down to zero (Loshchilov & Hutter 2017,
+    arXiv:1608.03983, eq. 5 without restarts). A function of the step alone, so that a resumed run has no scheduler state.
+
+    Args:
+        step: optimiser steps done before this one, 0 ≤ step < epochs · steps_per_epoch.
+    """
+    total = spec.epochs * steps_per_epoch
+    warmup = min(round(spec.warmup_epochs * steps_per_epoch), total)
+    if step < warmup:
+        return spec.lr * (step + 1) / warmup
+    if spec.schedule == "constant":
+        return spec.lr
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))

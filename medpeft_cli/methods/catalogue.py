@@ -1,0 +1,149 @@
+"""The methods that are our own: names, hyper-parameters and facts. Imports no torch; the code is in each `code`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medpeft_cli.methods.method import Method
+from medpeft_cli.recipe.schema import Strict
+
+Statistics = Literal["adapt", "hold"]
+
+
+class FullConfig(Strict):
+    """Full fine-tuning has no hyper-parameters of its own."""
+
+
+class LinearConfig(Strict):
+    """Linear probing has no hyper-parameters of its own."""
+
+
+class BiasConfig(Strict):
+    """Which biases: all of them."""
+
+    statistics: Statistics = Field(
+        "adapt", description="running statistics of a BatchNorm whose bias is trained: adapt and are saved, or hold"
+    )
+
+
+class NormConfig(Strict):
+    """Which norm layers: all of them, weight and bias."""
+
+    statistics: Statistics = Field(
+        "adapt", description="running statistics of BatchNorm: adapt and are saved, or hold (better for tiny batches)"
+    )
+
+
+class AttentionConfig(Strict):
+    """Which attention parameters."""
+
+    pos_embed: bool = Field(True, description="train the position embedding too, as DeiT's code and the paper do")
+
+
+class SSFConfig(Strict):
+    """Scale and shift."""
+
+    init_std: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="spread of scale around 1 and shift around 0; 0 starts at the identity, official 0.02",
+    )
+
+
+class AdaptFormerConfig(Strict):
+    """The bottleneck beside the MLP."""
+
+    bottleneck: int = Field(64, ge=1, description="width of the bottleneck; the paper's counts imply 5")
+    scale: float = Field(0.1, gt=0, description="fixed multiplier of the branch")
+    dropout: float = Field(0.1, ge=0, lt=1, description="probability, inside the bottleneck, while training")
+    branch_input: Literal["norm", "residual"] = Field(
+        "norm", description="norm = LN(x) as both papers print; residual = x as the official code has it"
+    )
+
+
+class TSAConfig(Strict):
+    """The adapter beside each convolution."""
+
+    convs: Literal["block", "3x3"] = Field(
+        "block",
+        description="block = every convolution of a residual block, as the paper; 3x3 = those alone, as Li et al.",
+    )
+    form: Literal["matrix", "vector"] = Field(
+        "matrix",
+        description="matrix = 1×1 convolution; vector = one number per channel, where input and output channels agree",
+    )
+    init: float = Field(0.0, ge=0, le=1, description="multiple of the identity at the start; 0 = exact, official 1e-4")
+
+
+OWN = (
+    Method(
+        name="full",
+        titles={"cnn": "Full FT", "vit": "Full FT"},
+        reference="baseline: every parameter",
+        config=FullConfig,
+        code="medpeft_cli.methods.selective",
+        moves_norm_statistics=True,
+        baseline=True,
+    ),
+    Method(
+        name="linear",
+        titles={"cnn": "Linear Probing", "vit": "Linear Probing"},
+        reference="baseline: the classifier alone",
+        config=LinearConfig,
+        code="medpeft_cli.methods.selective",
+        baseline=True,
+    ),
+    Method(
+        name="bias",
+        titles={"cnn": "Bias Tuning", "vit": "BitFit"},
+        reference="Cai et al. 2020 (TinyTL), arXiv:2007.11622; Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199",
+        config=BiasConfig,
+        code="medpeft_cli.methods.selective",
+        moves_norm_statistics=True,
+        in_paper=("cnn", "vit"),
+    ),
+    Method(
+        name="norm",
+        titles={"cnn": "BN Tuning", "vit": "LayerNorm Tuning"},
+        reference="Frankle et al. 2021, arXiv:2003.00152; Basu et al. 2023, arXiv:2304.01917",
+        config=NormConfig,
+        code="medpeft_cli.methods.selective",
+        moves_norm_statistics=True,
+        in_paper=("cnn", "vit"),
+    ),
+    Method(
+        name="attention",
+        titles={"vit": "Attention Tuning"},
+        reference="Touvron et al. 2022, arXiv:2203.09795",
+        config=AttentionConfig,
+        code="medpeft_cli.methods.selective",
+        in_paper=("vit",),
+    ),
+    Method(
+        name="ssf",
+        titles={"cnn": "SSF", "vit": "SSF"},
+        reference="Lian et al. 2022, arXiv:2210.08823",
+        config=SSFConfig,
+        code="medpeft_cli.methods.ssf",
+        in_paper=("cnn", "vit"),
+    ),
+    Method(
+        name="adaptformer",
+        titles={"vit": "AdaptFormer"},
+        reference="Chen et al. 2022, arXiv:2205.13535",
+        config=AdaptFormerConfig,
+        code="medpeft_cli.methods.adaptformer",
+        silent_at_init=True,
+        mergeable=False,
+        in_paper=("vit",),
+    ),
+    Method(
+        name="tsa",
+        titles={"cnn": "TSA"},
+        reference="Li et al. 2022, arXiv:2107.00358",
+        config=TSAConfig,
+        code="medpeft_cli.methods.tsa",
+        in_paper=("cnn",),
+    ),
+)

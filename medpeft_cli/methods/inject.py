@@ -1,0 +1,117 @@
+"""The ways into a model: unfreeze what is there, add after a module, add beside a module.
+
+An adapter becomes a child of its host and acts through one forward hook, so every state-dict key of the backbone
+stays what it was, and the adapter's key is `<host>.<method>.<parameter>`. Hooks are partials of module-level
+functions: an adapted model can be copied and pickled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from medpeft_cli.errors import RecipeError
+
+
+@dataclass
+class Injected:
+    """What a method's `inject` has done.
+
+    Attributes:
+        names: state-dict names of the parameters the method trains; the classifier is not among them.
+        matched: names of the modules it adapts.
+        unmatched: targets of the recipe that name no module.
+        moving: state-dict names of the buffers that change in training and belong to the delta.
+        peft: HF peft's wrapper around the model, for methods that come from there.
+        schedule: what must happen at each step of training (AdaLoRA); None for all others.
+    """
+
+    names: list[str]
+    matched: list[str]
+    unmatched: list[str] = field(default_factory=list)
+    moving: list[str] = field(default_factory=list)
+    peft: Any = None
+    schedule: Any = None
+
+
+def freeze(model: nn.Module) -> None:
+    """Stop the training of every parameter."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def unfreeze(model: nn.Module, rule: Callable[[str, nn.Module], bool]) -> list[str]:
+    """Train every parameter for which `rule(name, owner)` holds; owner is the module that has it. Returns the names."""
+    names = []
+    for name, parameter in model.named_parameters():
+        if rule(name, model.get_submodule(name.rpartition(".")[0])):
+            parameter.requires_grad_(True)
+            names.append(name)
+    return names
+
+
+def after(host: nn.Module, name: str, adapter: nn.Module) -> None:
+    """Make the host's output y ← adapter(y)."""
+    _attach(host, name, adapter, _after)
+
+
+def beside(host: nn.Module, name: str, adapter: nn.Module, reads: nn.Module | None = None) -> None:
+    """Make the host's output y ← y + adapter(x).
+
+    Args:
+        host: module whose output is changed.
+        name: the adapter's name as a child of the host.
+        adapter: the branch.
+        reads: module inside the host whose input is x; None = the host's own input.
+    """
+    _attach(host, name, adapter, _beside if reads is None else _beside_inner)
+    if reads is not None:
+        adapter.reads = []
+        reads.register_forward_pre_hook(partial(_remember, adapter))
+
+
+def detach(host: nn.Module, name: str) -> nn.Module:
+    """Take an adapter out of its host again, with its hook, and return it."""
+    adapter = getattr(host, name)
+    delattr(host, name)
+    for key, hook in list(host._forward_hooks.items()):
+        if isinstance(hook, partial) and hook.args == (name,):
+            del host._forward_hooks[key]
+    return adapter
+
+
+def adapters(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    """Return (host name, host) of every module that has an adapter of this name."""
+    return [(path, module) for path, module in model.named_modules() if name in module._modules]
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """Return the names of all parameters that are trained."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _attach(host: nn.Module, name: str, adapter: nn.Module, hook: Callable) -> None:
+    if hasattr(host, name):
+        raise RecipeError(f"{type(host).__name__} already has a {name!r} adapter, wanted an unadapted backbone")
+    host.add_module(name, adapter)
+    host.register_forward_hook(partial(hook, name))
+
+
+def _after(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return getattr(host, name)(output)
+
+
+def _beside(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output + getattr(host, name)(args[0])
+
+
+def _beside_inner(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    adapter = getattr(host, name)
+    return output + adapter(adapter.reads.pop()).reshape(output.shape)
+
+
+def _remember(adapter: nn.Module, module: nn.Module, args: tuple) -> None:
+    adapter.reads[:] = [args[0]]

@@ -1,0 +1,73 @@
+"""Methods that train a part of the backbone as it is: full, linear, bias, norm, attention.
+
+A rule sees a parameter's name and the module that owns it; the classifier is trained beside it in every case.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from medpeft_cli.methods.catalogue import AttentionConfig, BiasConfig, FullConfig, LinearConfig, NormConfig
+from medpeft_cli.methods.inject import Injected, unfreeze
+from medpeft_cli.models import sites
+from medpeft_cli.recipe.schema import Strict
+
+Rule = Callable[[str, nn.Module], bool]
+
+
+def every_parameter(name: str, owner: nn.Module) -> bool:
+    """Hold for all parameters: full fine-tuning."""
+    return True
+
+
+def no_parameter(name: str, owner: nn.Module) -> bool:
+    """Hold for none: linear probing trains the classifier alone."""
+    return False
+
+
+def is_bias(name: str, owner: nn.Module) -> bool:
+    """Hold where the parameter's own name is exactly `bias` (paper p. 18; BitFit; TinyTL)."""
+    return name.rpartition(".")[2] == "bias"
+
+
+def is_norm(name: str, owner: nn.Module) -> bool:
+    """Hold for the affine parameters of every Batch-, Group-, Layer- or RMSNorm (paper p. 18)."""
+    return isinstance(owner, sites.NORM_TYPES)
+
+
+def is_attention(name: str, owner: nn.Module) -> bool:
+    """Hold for names with `.attn.` (Touvron et al. 2022, DeiT's --attn-only)."""
+    return ".attn." in name
+
+
+def is_attention_or_position(name: str, owner: nn.Module) -> bool:
+    """Hold for names with `.attn.` and for the position embedding, as DeiT's code and the paper do (p. 4)."""
+    return ".attn." in name or name == "pos_embed"
+
+
+RULES: dict[type[Strict], Rule] = {
+    FullConfig: every_parameter,
+    LinearConfig: no_parameter,
+    BiasConfig: is_bias,
+    NormConfig: is_norm,
+    AttentionConfig: is_attention_or_position,
+}
+
+
+def inject(model: nn.Module, family: str, config: Strict) -> Injected:
+    """Unfreeze the parameters of the rule that belongs to this configuration.
+
+    The running statistics of a BatchNorm move where the method trains its weight or bias, unless `statistics: hold`.
+    """
+    rule = is_attention if config == AttentionConfig(pos_embed=False) else RULES[type(config)]
+    names = unfreeze(model, rule)
+    owners = {name.rpartition(".")[0] for name in names}
+    adapts = getattr(config, "statistics", "adapt") == "adapt"
+    moving = [
+        buffer
+        for name, norm in sites.batch_norms(model)
+        if adapts and name in owners
+        for buffer in sites.statistics(name, norm)
+    ]
+    matched = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+    return Injected(names, list(matched), moving=moving)

@@ -1,0 +1,1 @@
+"""Scores of saved predictions, and how sure they are. No torch: every metric is recomputed from `predictions.csv`."""

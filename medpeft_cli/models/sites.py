@@ -1,0 +1,194 @@
+"""Where a method may sit: norm layers, transformer blocks, operators, residual convolutions, the classifier.
+
+Places are found by module type and by the names timm gives to a block's children, never by a bare substring.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from timm.layers import (
+    Conv2dSame,
+    ConvNormAct,
+    FrozenBatchNormAct2d,
+    Linear,
+    RmsNorm,
+    RmsNorm2d,
+    ScaledStdConv2d,
+    ScaledStdConv2dSame,
+    StdConv2d,
+    StdConv2dSame,
+)
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medpeft_cli import compat  # noqa: F401  must come before timm
+from medpeft_cli.errors import RecipeError
+
+NORM_TYPES = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, RmsNorm, RmsNorm2d, FrozenBatchNormAct2d)
+
+# convolutions that standardise their weight on use: what is folded into the stored weight is standardised too
+STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+
+# timm's blocks that add their input to what their convolutions make of it
+RESIDUAL_BLOCKS = frozenset({
+    "BasicBlock", "Bottleneck", "PreActBasic", "PreActBottleneck", "BottleneckBlock", "DarkBlock", "EdgeBlock",
+    "SEBottleneck", "SEResNetBottleneck", "SEResNeXtBottleneck", "SEResNetBlock", "ResNestBottleneck",
+    "SelectiveKernelBasic", "SelectiveKernelBottleneck", "NormFreeBlock", "InvertedResidual",
+    "UniversalInvertedResidual", "DepthwiseSeparableConv", "EdgeResidual", "ConvNeXtBlock",
+})  # fmt: skip
+
+# timm's names of what lies between the stem and the classifier
+STAGES = re.compile(r"(layer\d+|stages|blocks|layers|s\d+|features\.(denseblock|transition)\d+)\..+")
+SQUEEZE_EXCITE = re.compile(r"\.(se|attn|attn_last)\.")
+ATTENTION_PROJECTIONS = frozenset(("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"))
+
+
+def family_of(model: nn.Module) -> Literal["cnn", "vit"]:
+    """Return "vit" for a network of attention blocks (ViT, Swin), "cnn" for one of convolutions.
+
+    Raises:
+        RecipeError: if it is neither.
+    """
+    if transformer_blocks(model):
+        return "vit"
+    if sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1:
+        return "cnn"
+    raise RecipeError(
+        f"backbone {backbone_name(model)!r}: neither attention blocks nor convolutions found, wanted a timm CNN or ViT"
+    )
+
+
+def backbone_name(model: nn.Module) -> str:
+    """Return timm's name of the architecture, or the class's where there is none."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(model).__name__
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the module names of the classifier (two for a distilled DeiT), as `model.get_classifier()` tells.
+
+    Raises:
+        RecipeError: if the backbone has no classifier with parameters.
+    """
+    classifier = model.get_classifier()
+    heads = classifier if isinstance(classifier, tuple) else (classifier,)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if any(module is head for head in heads) and any(True for _ in module.parameters())
+    ]
+    if len(names) != len(heads):
+        raise RecipeError(
+            f"backbone {backbone_name(model)!r}: no classifier to train, wanted num_classes of at least 1"
+        )
+    return names
+
+
+def in_modules(name: str, modules: list[str]) -> bool:
+    """Tell whether `name` is one of `modules` or lies inside one."""
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every norm layer that scales its output (Batch, Group, Layer, RMS); never an `nn.Identity`."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, NORM_TYPES) and getattr(module, "weight", None) is not None
+    ]
+
+
+def batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every BatchNorm that keeps running statistics."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+
+
+def statistics(name: str, norm: nn.Module) -> list[str]:
+    """Return the state-dict names of a BatchNorm's running mean, running variance and batch count."""
+    return [f"{name}.{buffer}" for buffer, _ in norm.named_buffers(recurse=False)]
+
+
+def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks of attention and MLP, each with `attn`, `norm2` and `mlp` as timm names them."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if all(isinstance(getattr(module, child, None), nn.Module) for child in ("attn", "norm2", "mlp"))
+    ]
+
+
+def operators(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:
+    """Return the operators that SSF scales: each Linear, Conv2d and norm of a ViT; each norm of a CNN.
+
+    The classifier is left out. On a ViT these are the patch embedding, norm1, qkv, proj, norm2, fc1, fc2 and the
+    final norm (Lian et al. 2022, fig. 2).
+    """
+    heads = head_names(model)
+    types = (nn.Linear, nn.Conv2d, *NORM_TYPES) if family == "vit" else NORM_TYPES
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, types) and getattr(module, "weight", None) is not None and not in_modules(name, heads)
+    ]
+
+
+def channel_axis(module: nn.Module) -> int:
+    """Return the axis of the channels in a layer's output: 1 for maps (B, C, H, W), -1 for tokens (..., C)."""
+    maps = isinstance(module, (nn.Conv2d, _BatchNorm, nn.GroupNorm, FrozenBatchNormAct2d))
+    return 1 if maps or "2d" in type(module).__name__ else -1
+
+
+def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """Yield the direct convolutions of every residual block: no stem, no downsampling shortcut, no squeeze-excite."""
+    for name, block in model.named_modules():
+        if type(block).__name__ not in RESIDUAL_BLOCKS:
+            continue
+        for child_name, child in block.named_children():
+            if isinstance(child, nn.Conv2d):
+                yield f"{name}.{child_name}", child
+            elif isinstance(child, ConvNormAct) and child_name != "downsample":  # RegNet
+                yield f"{name}.{child_name}.conv", child.conv
+
+
+def pads_same(conv: nn.Conv2d) -> bool:
+    """Tell whether a convolution pads as TensorFlow does: by the input's size, and less before than after."""
+    return isinstance(conv, Conv2dSame) or getattr(conv, "same_pad", False)
+
+
+def adaptable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every Linear and Conv2d but the classifier.
+
+    Left out are layers that compute otherwise than torch's own (standardised weights, padding by the input's size):
+    HF peft's layers would compute with the stored weight and padding.
+    """
+    heads = head_names(model)
+    own = (nn.Linear.forward, nn.Conv2d.forward, Linear.forward)
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and type(module).forward in own and not in_modules(name, heads)
+    ]
+
+
+def default_targets(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:
+    """Return what low-rank methods adapt unless told otherwise.
+
+    ViT: the query, key and value projections (timm's fused `qkv`). CNN: every convolution and Linear of the stages,
+    downsampling included, but not the stem, grouped or depthwise convolutions, nor squeeze-excite.
+    """
+    if family == "vit":
+        return [
+            (name, module)
+            for name, module in adaptable_layers(model)
+            if name.rpartition(".")[2] in ATTENTION_PROJECTIONS and ".attn." in f".{name}"
+        ]
+    return [
+        (name, module)
+        for name, module in adaptable_layers(model)
+        if STAGES.fullmatch(name) and not SQUEEZE_EXCITE.search(name) and getattr(module, "groups", 1) == 1
+    ]

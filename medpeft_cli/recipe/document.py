@@ -1,0 +1,96 @@
+"""Write docs/recipes.md from the schema: `python -m medpeft_cli.recipe.document > docs/recipes.md`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from medpeft_cli.methods.method import Method
+from medpeft_cli.recipe.problems import Schema, wanted
+from medpeft_cli.recipe.schema import ClassifyRecipe
+
+INTRODUCTION = """\
+# Recipes
+
+<!-- Written by `python -m medpeft_cli.recipe.document > docs/recipes.md`; a test compares. Edit the schema instead. -->
+
+A recipe is one YAML file that says everything about one run. `medpeft finetune FILE` does it, `medpeft validate FILE…`
+checks without running, and every problem is reported at once with file, line and column.
+
+```yaml
+base: base/classify-vit.yaml      # another recipe, relative to this file; this one goes on top
+data: {card: isic, fraction: 0.1}
+method: {name: lora, rank: 8}
+```
+
+- **Order**: base files, then the file, then `--demo`, then `--set FIELD=VALUE` (also `--set method.rank=4`,
+  `--set augment.crop_scale=[0.3,1]`, `--set data.fraction=0.01`); the later wins. Maps merge; lists and values replace.
+- **Another method** than the base's starts from its own defaults: the base's hyper-parameters are dropped, not merged.
+- **YAML 1.2**: `1e-3` is a number; only `true` and `false` are booleans, `no`, `on` and `yes` are text. A field written
+  twice is an error. Anchors, aliases and tags are not used.
+- **Paths** (a card, a data folder, weights) are seen from the folder in which the command runs; only `base` is relative to
+  its file.
+- **Identity**: the run is named by a hash of the resolved recipe, as in `vit_base-isic-lora-f10-s0-3fa9c1d2`. The order of
+  fields, comments, `data.root`, `device`, `workers` and `train.checkpoint_seconds` do not count, and of a card or a weights file only the
+  name does; any other change is another run.
+
+## Fields
+"""
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe, for editors that complete and check YAML."""
+    return ClassifyRecipe.model_json_schema()
+
+
+def recipe_reference() -> str:
+    """Return docs/recipes.md: the rules, a table of fields a section, a table of hyper-parameters."""
+    from medpeft_cli.methods import METHODS
+
+    schema = recipe_schema()
+    parts = [INTRODUCTION, *_sections(schema, schema, "")]
+    return "\n".join([*parts, _hyper_parameters(METHODS)])
+
+
+def _hyper_parameters(methods: Mapping[str, Method]) -> str:
+    """Return one table: each hyper-parameter once, with the methods that take it and their defaults."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for name, method in methods.items():
+        for field, value in method.config.model_json_schema().get("properties", {}).items():
+            row = (f"`method.{field}`", wanted(value), value.get("description", ""))
+            rows.setdefault(row, []).append(f"{name} `{json.dumps(value.get('default'))}`")
+    lines = ["| Field | Wanted | Meaning | Methods that take it, with their default |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(map(_cell, (*row, ", ".join(takers)))) + " |" for row, takers in rows.items()]
+    table = "\n".join(lines)
+    return (
+        f"## Hyper-parameters of the methods\n\nThey stand beside `name`; docs/methods.md explains them.\n\n{table}\n"
+    )
+
+
+def _sections(node: Schema, schema: Schema, name: str) -> list[str]:
+    """Return the table of a model and then those of the models inside it."""
+    about = "A whole recipe" if not name else f"`{name}`"
+    parts = [f"### {about}\n\n{node.get('description', '')}\n\n{_table(node, schema, name)}"]
+    for field, value in node["properties"].items():
+        if "$ref" in value:
+            inner = schema["$defs"][value["$ref"].rpartition("/")[2]]
+            parts += _sections(inner, schema, f"{name}.{field}".lstrip("."))
+    return parts
+
+
+def _table(node: Schema, schema: Schema, name: str) -> str:
+    rows = ["| Field | Wanted | Default | Meaning |", "|---|---|---|---|"]
+    for field, value in node["properties"].items():
+        inner = schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else {}
+        meaning = value.get("description") or inner.get("description", "")
+        default = "" if inner else f"`{json.dumps(value['default'])}`" if "default" in value else "needed"
+        path = f"{name}.{field}".lstrip(".")
+        rows.append(f"| `{path}` | {_cell(wanted(value))} | {_cell(default)} | {_cell(meaning)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+if __name__ == "__main__":
+    print(recipe_reference(), end="")

@@ -1,0 +1,211 @@
+"""Turn a recipe file, the files it builds on, `--demo` and `--set` into one checked recipe with every field explicit.
+
+Later wins: base files, the file itself, the demo's values, `--set`. Maps merge, lists and values replace.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medpeft_cli.errors import RecipeError
+from medpeft_cli.recipe.identity import card_name
+from medpeft_cli.recipe.problems import check, got, place_of
+from medpeft_cli.recipe.schema import ClassifyRecipe, MethodChoice
+from medpeft_cli.recipe.source import (
+    Document,
+    Key,
+    Place,
+    Problem,
+    dotted,
+    dump_values,
+    nearest_file,
+    parse_value,
+    read_document,
+)
+from medpeft_cli.registry import unknown_hint
+
+HINT = "docs/recipes.md explains every field; `medpeft list methods` shows the methods"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked recipe.
+
+    Attributes:
+        recipe: every field explicit, those of the method too.
+        path: the file it was read from.
+        origins: dotted field → where its value comes from: "recipes/x.yaml:7", "--set", "demo" or "default".
+    """
+
+    recipe: ClassifyRecipe
+    path: Path
+    origins: dict[str, str]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False) -> Loaded:
+    """Read and check a recipe.
+
+    Args:
+        path: YAML file; its `base:` is looked up beside it.
+        overrides: `a.b=value` as `--set` takes them; the value is YAML.
+        demo: replace data and backbone by the bundled ones.
+
+    Raises:
+        RecipeError: with one line for every problem there is.
+    """
+    files = _read_chain(Path(path))
+    overlay = _read_overrides(overrides)
+    recipe = _resolve(merged := _merge(files, overlay))
+    if demo:
+        merged = _with_demo(files, overlay, merged)
+        recipe = _resolve(merged)
+    origins = {}
+    for key, _ in leaves(recipe.model_dump(mode="json")):
+        place = merged.places.get(key, Place("default"))
+        origins[dotted(key)] = f"{place.source}:{place.line}" if place.line else place.source
+    return Loaded(recipe, Path(path), origins)
+
+
+def dump_recipe(recipe: ClassifyRecipe) -> str:
+    """Return YAML that loads again to the same recipe."""
+    return dump_values(recipe.model_dump(mode="json"))
+
+
+def leaves(values: dict[str, Any], under: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield (path, value) of everything in nested maps that is not itself a map with something in it."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*under, name))
+        else:
+            yield (*under, name), value
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> Document:
+    """Return a file merged over the files that its `base:` names."""
+    document = read_document(path)
+    if "base" not in document.values:
+        return document
+    base, place = document.values.pop("base"), document.places[("base",)]
+    if not isinstance(base, str):
+        raise RecipeError(f"{place}: base: got {got(base)}, wanted a file name", "relative to this file")
+    base_path = Path(os.path.normpath(path.parent / base))
+    chain = (*above, path)
+    if base_path.resolve() in [p.resolve() for p in chain]:
+        circle = " → ".join(map(str, (*chain, base_path)))
+        raise RecipeError(f"{place}: base: goes round in a circle, {circle}", "one of them must do without `base:`")
+    if not base_path.is_file():
+        raise RecipeError(f"{place}: base: no such file, got {str(base_path)!r}", nearest_file(base_path))
+    return _merge(_read_chain(base_path, chain), document)
+
+
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def _merge(below: Document, above: Document) -> Document:
+    """Return `above` laid over `below`, with the places of both; neither is changed."""
+    merged = Document(dict(below.values), dict(below.keys), dict(below.places), below.problems + above.problems)
+    if () in above.places:  # what is missing is missing in the uppermost file
+        merged.places[()] = above.places[()]
+    _merge_maps(merged, above, (), merged.values, above.values)
+    return merged
+
+
+def _merge_maps(merged: Document, above: Document, key: Key, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for name, value in new.items():
+        here = (*key, name)
+        before: Any = old.get(name)
+        both = isinstance(value, dict) and isinstance(before, dict)
+        merging = both and not _names_another_method(here, before, value)
+        for old_places, new_places in ((merged.keys, above.keys), (merged.places, above.places)):
+            for gone in [k for k in old_places if k[: len(here)] == here and not merging]:
+                del old_places[gone]
+            old_places |= {k: place for k, place in new_places.items() if k[: len(here)] == here}
+        if merging:
+            old[name] = {**before}
+            _merge_maps(merged, above, here, old[name], value)
+        else:
+            old[name] = value
+
+
+def _names_another_method(key: Key, before: dict[str, Any], value: dict[str, Any]) -> bool:
+    """Tell whether the base's hyper-parameters belong to a method that is no longer meant."""
+    return key == ("method",) and "name" in value and value["name"] != before.get("name")
+
+
+def _read_overrides(overrides: Sequence[str]) -> Document:
+    """Return what `--set a.b=value …` says as one map; of two for the same field the later wins."""
+    overlay = Document({})
+    place = Place("--set")
+    for override in overrides:
+        field, equals, text = override.partition("=")
+        names = tuple(field.strip().split("."))
+        if not equals or not all(names):
+            overlay.problems.append(
+                Problem(place, dotted((override,)), "wanted FIELD=VALUE, such as --set train.lr=1e-3")
+            )
+            continue
+        try:
+            value = parse_value(text, names, "--set", overlay)
+        except RecipeError as error:
+            overlay.problems.append(Problem(place, dotted(names), error.message.removeprefix("--set: ")))
+            continue
+        target = overlay.values
+        for i, name in enumerate(names[:-1], 1):
+            overlay.keys[names[:i]] = overlay.places[names[:i]] = place
+            if not isinstance(target.get(name), dict):
+                target[name] = {}
+            target = target[name]
+        overlay.keys[names] = overlay.places[names] = place
+        target[names[-1]] = value
+    return overlay
+
+
+def _with_demo(files: Document, overlay: Document, merged: Document) -> Document:
+    """Return files < demo < --set. The demo's backbone is chosen by what the recipe and --set name, and replaces it."""
+    from medpeft_cli.demo.overlay import demo_overlay
+
+    values = demo_overlay(merged.values)
+    place = Place("demo")
+    keys: dict[Key, Place] = {}
+    for key, _ in leaves(values):
+        keys |= {key[: i + 1]: place for i in range(len(key))}
+    below = Document(
+        {name: value for name, value in files.values.items() if name != "backbone"}, files.keys, files.places
+    )
+    above = _merge(Document({}), overlay)
+    if isinstance(backbone := above.values.get("backbone"), dict):
+        above.values["backbone"] = {name: value for name, value in backbone.items() if name != "name"}
+    return _merge(_merge(below, Document(values, keys, dict(keys))), above)
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+
+
+def _resolve(document: Document) -> ClassifyRecipe:
+    """Return the recipe with every default filled in, or raise with all its problems."""
+    from medpeft_cli.methods import METHODS
+
+    document = Document(document.values, document.keys, document.places, list(document.problems))
+    recipe = check(ClassifyRecipe, document.values, document)
+    config = None
+    choice = document.values.get("method")
+    if isinstance(choice, dict) and isinstance(name := choice.get("name"), str):
+        if name in METHODS:
+            parameters = {field: value for field, value in choice.items() if field != "name"}
+            config = check(METHODS[name].config, parameters, document, ("method",))
+        else:
+            text = f"unknown PEFT method, got {name!r}, {unknown_hint(name, METHODS)}"
+            document.problems.append(Problem(place_of(("method", "name"), document), "method.name", text))
+    if document.problems:
+        lines = sorted(document.problems, key=lambda p: p.place)
+        raise RecipeError("\n".join(map(str, lines)), HINT)
+    if recipe is None or config is None:
+        raise RuntimeError("a recipe without problems has a method")
+    method = MethodChoice(name=recipe.method.name, **config.model_dump(mode="json"))
+    root = recipe.data.root or Path("data") / card_name(recipe.data.card)
+    return recipe.model_copy(update={"method": method, "data": recipe.data.model_copy(update={"root": root})})

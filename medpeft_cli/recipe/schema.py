@@ -1,0 +1,150 @@
+"""What a recipe may say: strict, frozen pydantic models. A field's description is its documentation."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SelectMetric = Literal["f1_macro", "f1_weighted", "accuracy", "balanced_accuracy", "auroc_ovr", "loss"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no change after loading, and every default is validated too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Data(Strict):
+    """Which dataset, and how much of its training split."""
+
+    card: str = Field(
+        min_length=1, description="name of a dataset card (`medpeft list datasets`) or the path of your own card"
+    )
+    root: Path | None = Field(None, description="prepared dataset, as `medpeft prepare` made it; default data/<card>")
+    fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training split, 0–1, stratified and nested")
+    k_shot: int | None = Field(None, ge=1, description="images per class instead of a fraction; null = use fraction")
+
+    @model_validator(mode="after")
+    def _one_subset(self) -> "Data":
+        if self.k_shot is not None and self.fraction != 1.0:
+            raise ValueError("give fraction or k_shot, not both")
+        return self
+
+
+class Input(Strict):
+    """What the backbone reads. Each null is taken from the data configuration that belongs to the weights."""
+
+    size: int | None = Field(None, ge=16, description="side of the square input, pixels")
+    mean: tuple[Share, Share, Share] | None = Field(None, description="per RGB channel, of values in 0–1")
+    std: tuple[Spread, Spread, Spread] | None = Field(None, description="per RGB channel, of values in 0–1")
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
+        None, description="filter of every resize, always antialiased"
+    )
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="centre crop at evaluation, fraction of the resized side"
+    )
+
+
+class Backbone(Strict):
+    """The pre-trained network."""
+
+    name: str = Field(
+        min_length=1, description="timm name (`resnet50.a1_in1k`), `hf-hub:ORG/NAME`, or `demo_vit` / `demo_resnet`"
+    )
+    weights: str = Field(
+        "pretrained", description="pretrained = those of the name's tag; random; or a local .safetensors or .pth file"
+    )
+    options: dict[str, Any] = Field({}, description="further arguments of timm.create_model, such as pad_type: same")
+    input: Input = Field(Input(), description="overrides of the data configuration")
+
+
+class MethodChoice(BaseModel):
+    """A PEFT method by name, with its hyper-parameters beside the name (`medpeft list methods`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(description="PEFT method (`medpeft list methods`)")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The hyper-parameters: every key but the name."""
+        return dict(self.model_extra or {})
+
+
+class Augment(Strict):
+    """Random changes of training images. The draw is a function of (seed, epoch, image)."""
+
+    crop_scale: tuple[float, float] | None = Field(
+        (0.5, 1.0), description="area of the random crop, fraction of the image; null = centre crop as at evaluation"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (0.75, 1.3333), description="aspect ratio of the random crop, width / height"
+    )
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="probability")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness, 0–1")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast, 0–1")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Augment":
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError("crop_scale must be two fractions with 0 < low ≤ high ≤ 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError("crop_ratio must be two ratios with 0 < low ≤ high")
+        return self
+
+
+class Train(Strict):
+    """Optimisation: AdamW with linear warm-up and a cosine or constant rate."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training split")
+    batch_size: int = Field(512, ge=1, description="images per optimiser step; an epoch is cut into near-equal batches")
+    micro_batch_size: int = Field(
+        64, ge=1, description="images per forward pass; more are accumulated. Smaller = less memory"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW; never applied to tensors of one dimension")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's running averages")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null = no clipping")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="arithmetic of the forward pass; trained tensors stay float32"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about 1.3 × the time")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weights of the loss, inverse to class counts"
+    )
+    sampling: Literal["shuffle", "balanced"] = Field("shuffle", description="balanced = every class equally often")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass of the target spread over all classes")
+    select: SelectMetric = Field("f1_macro", description="validation metric that picks the epoch")
+    patience_epochs: int | None = Field(None, ge=1, description="stop after so many epochs without gain; null = never")
+    checkpoint_seconds: float = Field(120.0, ge=0, description="time between checkpoints; 0 = after every step")
+
+
+class Evaluate(Strict):
+    """How the test split is scored."""
+
+    batch_size: int = Field(128, ge=1, description="images per forward pass")
+    bootstrap: int = Field(1000, ge=0, description="resamples behind each interval; 0 = no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval")
+
+
+class ClassifyRecipe(Strict):
+    """Fine-tune a backbone to classify images."""
+
+    task: Literal["classify"] = Field(description="classify")
+    data: Data
+    backbone: Backbone
+    method: MethodChoice
+    train: Train = Train()
+    augment: Augment = Augment()
+    evaluate: Evaluate = Evaluate()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the head, order, augmentation and dropout")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps; not part of the run's identity")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="threads that prepare images; not part of the identity"
+    )
+    demo: bool = Field(False, description="set by --demo: synthetic data and a bundled backbone")

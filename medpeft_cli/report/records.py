@@ -1,0 +1,204 @@
+"""Read every record.json under a folder. What cannot be used becomes a listed problem, never a crash."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medpeft_cli.errors import DataError
+from medpeft_cli.runs.record import SCHEMA_VERSION
+
+
+class Part(BaseModel):
+    """What the report reads of a record; all else is left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Estimate(Part):
+    """A metric with its bootstrap interval; None = undefined."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Scores(Part):
+    """Metrics of one split."""
+
+    n: int
+    protocol: dict[str, Any] = {}
+    overall: dict[str, Estimate]
+    per_class: dict[str, dict[str, int | Estimate]] = {}
+    confusion: list[list[int]] = []
+
+
+class Metrics(Part):
+    """Metrics by split; the report prints the test split."""
+
+    test: Scores | None = None
+
+
+class Parameters(Part):
+    """Counts of the adapted model."""
+
+    total: int
+    method: int
+    head: int
+
+
+class CardName(Part):
+    """The dataset card of a run."""
+
+    name: str
+    title: str
+    sha256: str | None = None
+
+
+class DataVersion(Part):
+    """Which pictures and splits a run saw."""
+
+    manifest_sha256: str | None = None
+    train_images: int | None = None
+
+
+class Run(Part):
+    """One record. What a run that failed early may lack is None."""
+
+    id: str
+    identity: str
+    cell: str
+    status: Literal["running", "trained", "finished", "failed", "cancelled"]
+    demo: bool
+    results_revision: int
+    command: str | None = None
+    recipe: dict[str, Any] = {}
+    family: str | None = None
+    backbone_title: str | None = None
+    method_title: str | None = None
+    card: CardName | None = None
+    data: DataVersion | None = None
+    parameters: Parameters | None = None
+    metrics: Metrics | None = None
+    error: str | dict[str, Any] | None = None
+
+    def setting(self, *keys: str) -> Any:
+        """Return a value of the resolved recipe, `setting("data", "fraction")`; None if it is not there."""
+        value: Any = self.recipe
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def method(self) -> str:
+        """Registry name of the method."""
+        return str(self.setting("method", "name"))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run; −1 if the recipe says none."""
+        seed = self.setting("seed")
+        return seed if isinstance(seed, int) else -1
+
+    @property
+    def test(self) -> Scores | None:
+        """Metrics of the test split, once they are there."""
+        return self.metrics.test if self.metrics and self.status == "finished" else None
+
+    @property
+    def reason(self) -> str:
+        """Why the run has no result, in one line."""
+        if self.status in ("trained", "finished"):
+            return "trained, not scored: give it to `medpeft evaluate`"
+        if self.status == "running":
+            return "running, or killed: the same command goes on"
+        text = self.error.get("message", self.error) if isinstance(self.error, dict) else self.error
+        lines = str(text).strip().splitlines() if text else []
+        return f"{self.status}: {lines[0]}" if lines else self.status
+
+
+class Problem(NamedTuple):
+    """A record that the report had to leave out: its path under the results folder, and why."""
+
+    path: str
+    reason: str
+
+
+class Collected(NamedTuple):
+    """All usable runs, in order of their path, and the problems."""
+
+    runs: list[Run]
+    problems: list[Problem]
+
+
+def read_records(results: Path) -> Collected:
+    """Read every record under a folder, in any depth.
+
+    A run that is there twice (a copied folder) counts once, so that no seed counts twice in a mean.
+
+    Raises:
+        DataError: if there is no such folder.
+    """
+    if not results.is_dir():
+        raise DataError(f"{results}: no such folder", "give the folder of results that `medpeft finetune` wrote")
+    runs: dict[tuple[str, int], tuple[str, Run]] = {}
+    problems = []
+    for path in _record_files(results):
+        place = path.relative_to(results).as_posix()
+        run = _read(path)
+        if isinstance(run, str):
+            problems.append(Problem(place, run))
+            continue
+        key = (run.identity, run.results_revision)
+        if key in runs:
+            kept, first = runs[key]
+            if run.status == "finished" != first.status:
+                kept, place, runs[key] = place, kept, (place, run)
+            problems.append(Problem(place, f"the same run as {kept}: counted once"))
+        else:
+            runs[key] = (place, run)
+    return Collected([run for _, run in sorted(runs.values(), key=lambda pair: pair[0])], sorted(problems))
+
+
+def parse_record(text: str) -> Run:
+    """Return the run that a record's text describes.
+
+    Raises:
+        ValueError: with the reason, if the report cannot use it.
+    """
+    try:
+        data = json.loads(text, parse_constant=lambda _: None)  # NaN, Infinity: undefined
+    except json.JSONDecodeError as error:
+        raise ValueError(f"half written or damaged: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"not a record: got a JSON {type(data).__name__}, wanted an object")
+    if (version := data.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version!r}, wanted {SCHEMA_VERSION}")
+    try:
+        return Run.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}{more}") from error
+
+
+def _read(path: Path) -> Run | str:
+    try:
+        return parse_record(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        return "half written or damaged: not UTF-8"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError) as error:
+        return str(error)
+
+
+def _record_files(results: Path) -> list[Path]:
+    found = []
+    for folder, children, files in os.walk(results):
+        if "record.json" in files:
+            found.append(Path(folder, "record.json"))
+            children.clear()  # nothing below a run directory is a run
+    return sorted(found)

@@ -1,0 +1,176 @@
+"""A report as text for files and pipes. The same report gives the same bytes."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from medpeft_cli.registry import lookup
+from medpeft_cli.report import text
+from medpeft_cli.report.build import Report
+from medpeft_cli.report.latex import latex
+from medpeft_cli.report.records import Run
+from medpeft_cli.report.table import RANK_DIGITS, Cell, Table
+
+
+def render(report: Report, form: str) -> str:
+    """Return the report as latex, csv, json or markdown; `terminal.terminal` is the fifth form.
+
+    Raises:
+        RecipeError: if the form is unknown.
+    """
+    return lookup("report form", FORMS, form)(report)
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """Return every number of the report, with the ids of the runs behind it, JSON-ready."""
+    return {
+        "schema_version": 1,
+        "tables": [_table_data(table, report) for table in report.tables],
+        "unplaced": [_run_data(run) for run in report.unplaced],
+        "problems": [problem._asdict() for problem in report.problems],
+    }
+
+
+def _table_data(table: Table, report: Report) -> dict[str, Any]:
+    return {
+        "title": text.title(table),
+        "caption": text.protocol(table),
+        "notes": text.notes(table, report.revisions),
+        "metric": table.spec.metric,
+        "higher_is_better": table.info.higher_is_better,
+        "family": table.family,
+        "demo": table.demo,
+        "results_revision": table.results_revision,
+        "columns": [dict(column) for column in table.columns],
+        "rows": [
+            {**row, "cells": [_cell_data(cell) for cell in cells]}
+            for row, cells in zip(table.rows, table.cells, strict=True)
+        ],
+        "blocks": [
+            {
+                "rows": block.rows,
+                "parameters": [
+                    None if seen is None else {"method": seen[0], "head": seen[1]} for seen in block.parameters
+                ],
+                "means": block.means,
+                "average_ranks": block.ranks,
+                "ranked_rows": block.ranked_rows,
+                "rank_ties": "average",
+            }
+            for block in table.blocks
+        ],
+    }
+
+
+def _cell_data(cell: Cell) -> dict[str, Any]:
+    return {
+        "state": cell.state or "value",
+        "mean": cell.mean,
+        "sd": cell.sd,
+        "seeds": len(cell.values),
+        "interval": cell.interval,
+        "mark": cell.mark,
+        "rank": cell.rank,
+        "runs": [{"id": run.id, "seed": run.seed, "value": v} for run, v in zip(cell.runs, cell.values, strict=True)],
+        "others": [_run_data(run) for run in cell.others],
+    }
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    return {"id": run.id, "seed": run.seed, "status": run.status, "reason": run.reason}
+
+
+def _json(report: Report) -> str:
+    return json.dumps(as_data(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(report: Report) -> str:
+    """One line a cell, numbers in full, so that any program pivots it as it likes."""
+    names = list(
+        dict.fromkeys(
+            name for table in report.tables for labels in (table.rows[0], table.columns[0]) for name in labels
+        )
+    )
+    header = [
+        "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
+        "parameters_method", "parameters_head", "runs",
+    ]  # fmt: skip
+    file = io.StringIO()
+    writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    for table in report.tables:
+        for row, cells in zip(table.rows, table.cells, strict=True):
+            for column, cell in zip(table.columns, cells, strict=True):
+                low, high = cell.interval or ("", "")
+                counts = next((run.parameters for run in cell.runs if run.parameters), None)
+                writer.writerow(
+                    {
+                        "demo": str(table.demo).lower(),
+                        "results_revision": table.results_revision,
+                        "family": table.family,
+                        **row,
+                        **column,
+                        "metric": table.spec.metric,
+                        "state": cell.state or "value",
+                        "mean": _number(cell.mean),
+                        "sd": _number(cell.sd),
+                        "seeds": len(cell.values),
+                        "low": low,
+                        "high": high,
+                        "mark": cell.mark,
+                        "rank": _number(cell.rank),
+                        "parameters_method": counts.method if counts else "",
+                        "parameters_head": counts.head if counts else "",
+                        "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
+                    }
+                )
+    return file.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _markdown(report: Report) -> str:
+    parts = []
+    for table in report.tables:
+        names = text.varying(table) or [table.across]
+        heads = [*map(str.capitalize, names), *map(text.column_title, table.columns)]
+        lines = [[_safe(head) for head in heads], ["---"] * len(heads)]
+        for block in table.blocks:
+            for i in block.rows:
+                lines.append([*(_safe(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)])
+            blank = [""] * (len(names) - 1)
+            lines.append(["Parameters", *blank, *(" ".join(text.parameters(seen)) for seen in block.parameters)])
+            if any(mean is not None for mean in block.means):
+                means = (text.fixed(mean, table.info.digits) for mean in block.means)
+                lines.append(["Mean", *blank, *map(_emphasis, means, block.mean_marks)])
+            if block.ranked_rows:
+                ranks = (text.fixed(rank, RANK_DIGITS) for rank in block.ranks)
+                lines.append(["Rank", *blank, *map(_emphasis, ranks, block.rank_marks)])
+        parts.append(f"### {_safe(text.title(table))}")
+        parts.append(_safe(text.subtitle(table)))
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(_safe(" ".join(text.protocol(table))))
+        parts.append("\n".join(f"- {_safe(note)}" for note in text.notes(table, report.revisions)))
+    parts.append("\n".join(f"- {_safe(line)}" for line in text.leftovers(report.unplaced, report.problems)))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _markdown_cells(table: Table, row: int) -> Iterator[str]:
+    for cell in table.cells[row]:
+        value = _emphasis(text.value(cell, table.info.digits), cell.mark)
+        yield " ".join(filter(None, (value, text.spread(cell, table.info.digits), text.seeds_shown(table, cell))))
+
+
+def _emphasis(value: str, mark: str) -> str:
+    return {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(mark, value)
+
+
+def _safe(value: str) -> str:
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>|#&$~" else sign for sign in value)
+
+
+FORMS: dict[str, Callable[[Report], str]] = {"latex": latex, "csv": _csv, "json": _json, "markdown": _markdown}

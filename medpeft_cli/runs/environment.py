@@ -1,0 +1,58 @@
+"""Where a run was made: versions, machine, source revision."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("medpeft", "torch", "torchvision", "timm", "peft", "safetensors", "numpy", "pillow")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return package versions, Python, platform, git revision of the source, and the SLURM job if there is one."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "git": git_revision(Path(__file__).parent),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """Return the name of the device and what bounds its arithmetic."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {
+            "device": device,
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+        }
+    return {"device": device, "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+
+
+def git_revision(folder: Path) -> dict[str, Any] | None:
+    """Return commit and whether the tree has changes; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from medpeft_cli.data.decode import decode_file, shrink, stretch
+from medpeft_cli.errors import DataError
+
+RAMP = np.arange(12 * 10, dtype=np.uint8).reshape(10, 12) * 2
+COLOUR = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=2)
+
+
+def saved(tmp_path, image: Image.Image, name: str = "x.png", **options):
+    image.save(tmp_path / name, **options)
+    return decode_file(tmp_path / name)
+
+
+def test_grey_colour_and_grey_in_colour(tmp_path):
+    assert np.array_equal(saved(tmp_path, Image.fromarray(RAMP)), RAMP)
+    assert np.array_equal(saved(tmp_path, Image.fromarray(COLOUR)), COLOUR)
+    grey_as_rgb = Image.fromarray(np.repeat(RAMP[:, :, None], 3, axis=2))
+    assert np.array_equal(saved(tmp_path, grey_as_rgb), RAMP)
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    assert np.array_equal(saved(tmp_path, Image.fromarray(RAMP > 99)), np.where(RAMP > 99, 255, 0))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_sixteen_bits_are_stretched_from_minimum_to_maximum(tmp_path, name):
+    deep = RAMP.astype(np.uint16) * 100 + 1000
+    assert np.array_equal(saved(tmp_path, Image.fromarray(deep), name), np.rint(RAMP * (255 / 238)))
+
+
+def test_float_pixels_are_stretched_and_not_a_number_is_refused(tmp_path):
+    assert np.array_equal(
+        saved(tmp_path, Image.fromarray(RAMP / np.float32(1000)), "x.tif"), np.rint(RAMP * (255 / 238))
+    )
+    with pytest.raises(DataError, match="not finite"):
+        saved(tmp_path, Image.fromarray(np.full((4, 4), np.nan, np.float32)), "x.tif")
+
+
+def test_a_constant_picture_has_no_range_to_stretch():
+    assert not stretch(np.full((2, 2), 7)).any()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_is_laid_over_black(tmp_path, mode):
+    image = Image.fromarray(RAMP).convert({"LA": "L", "PA": "P"}.get(mode, "RGB"))
+    alpha = Image.fromarray(np.where(np.arange(12) < 6, 255, 0).astype(np.uint8)[None].repeat(10, 0))
+    image = image.convert(mode)
+    image.putalpha(alpha)
+    name = "x.tif" if mode == "PA" else "x.png"
+    if mode == "PA":
+        image = image.convert("RGBA")
+    assert np.array_equal(saved(tmp_path, image, name), np.where(np.arange(12) < 6, RAMP, 0))
+
+
+def test_a_palette_gives_its_colours_and_its_transparent_entry_black(tmp_path):
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 0)
+    pixels = saved(tmp_path, image, transparency=0)
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+    assert pixels[1, 1].tolist() == [200, 100, 50]
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    ink = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    assert saved(tmp_path, ink, "x.tif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    pixels = saved(tmp_path, Image.fromarray(RAMP), exif=exif)
+    assert np.array_equal(pixels, np.rot90(RAMP, -1))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_a_damaged_file_is_a_reason_and_not_a_black_picture(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        decode_file(tmp_path / "x.png")
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "x.jpg")
+    whole = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="truncated"):
+        decode_file(tmp_path / "x.jpg")
+
+
+def write_dicom(path, pixels, photometric="MONOCHROME2", **tags):
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    bits = pixels.dtype.itemsize * 8
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
+    dataset.PhotometricInterpretation = photometric
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_eight_bit_dicom_is_as_stored_and_monochrome1_inverted(tmp_path):
+    assert np.array_equal(decode_file(write_dicom(tmp_path / "x.dcm", RAMP)), RAMP)
+    assert np.array_equal(decode_file(write_dicom(tmp_path / "y.dcm", RAMP, "MONOCHROME1")), 255 - RAMP)
+    assert np.array_equal(decode_file(write_dicom(tmp_path / "z.dcm", COLOUR, "RGB")), COLOUR)
+
+
+def test_dicom_window_follows_the_standard(tmp_path):
+    """PS3.3 C.11.2.1.2.1: linear between centre − 0.5 ± (width − 1) / 2, after the rescale."""
+    stored = RAMP.astype(np.uint16) * 16
+    path = write_dicom(
+        tmp_path / "x.dcm", stored, RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=500, WindowWidth=1001
+    )
+    values = stored * 2.0 - 1000
+    wanted = np.clip((values - 499.5) / 1000 + 0.5, 0, 1) * 255
+    assert np.abs(decode_file(path).astype(float) - wanted).max() <= 0.5 + 1e-6
+
+
+def test_dicom_of_several_frames_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "x.dcm", RAMP, NumberOfFrames=3)
+    with pytest.raises(DataError, match="3 frames"):
+        decode_file(path)
+
+
+def test_shrink_keeps_the_aspect_and_never_enlarges():
+    assert shrink(np.zeros((100, 50, 3), np.uint8), 25).shape == (50, 25, 3)
+    assert shrink(np.zeros((33, 50), np.uint8), 25).shape == (25, 38)
+    small = np.zeros((20, 500), np.uint8)
+    assert shrink(small, 25) is small

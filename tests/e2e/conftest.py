@@ -1,0 +1,69 @@
+"""Real pictures on disk, and the real command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RECIPE = """\
+task: classify
+data: {{card: {card}, root: {root}}}
+backbone: {{name: demo_vit}}
+method: {{name: {method}}}
+train: {{epochs: 3, batch_size: 16, micro_batch_size: 8, lr: 3e-3, checkpoint_seconds: 0}}
+evaluate: {{bootstrap: 50}}
+"""
+
+CARD = """\
+name: shapes
+title: Bright squares by place
+modality: drawing
+licence: none
+citation: none
+access: own
+classes: [left, right, top]
+layout: {kind: class_folders}
+"""
+
+
+def draw(folder: Path, per_class: int = 24, size: int = 48) -> None:
+    """Write noisy pictures of a bright square whose place is the class."""
+    rng = np.random.default_rng(0)
+    for name, (row, column) in {"left": (16, 4), "right": (16, 28), "top": (2, 16)}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
+            pixels[row : row + 16, column : column + 16] += 110
+            Image.fromarray(pixels).save(folder / name / f"{name}_{number:02}.png")
+
+
+def run(*arguments: object, cwd: Path, timeout: int = 240, **options) -> subprocess.CompletedProcess:
+    """Run `medpeft …` as a user does."""
+    command = [sys.executable, "-m", "medpeft_cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A prepared dataset of three classes; its folder also holds the raw pictures and the card."""
+    folder = tmp_path_factory.mktemp("shapes")
+    draw(folder / "raw")
+    (folder / "shapes.yaml").write_text(CARD)
+    done = run("prepare", "shapes.yaml", "--source", "raw", "--root", "data", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_recipe(dataset):
+    """Return a function that writes a recipe for the dataset and returns its path."""
+
+    def write(method: str = "bias", stem: str | None = None) -> Path:
+        path = dataset / f"{stem or method}.yaml"
+        path.write_text(RECIPE.format(card=dataset / "shapes.yaml", root=dataset / "data", method=method))
+        return path
+
+    return write

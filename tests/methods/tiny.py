@@ -1,0 +1,73 @@
+"""Small backbones with weights away from their initial zeros, and method configurations that fit them."""
+
+import torch
+from medpeft_cli import compat  # noqa: F401
+import timm
+from torch import Tensor, nn
+
+from medpeft_cli.methods import METHODS
+from medpeft_cli.methods.adapt import Adapted, adapt
+from medpeft_cli.recipe.schema import Strict
+
+SIZE = 32
+TINY = {
+    "vit": ("test_vit", {"img_size": SIZE, "depth": 2}),
+    "cnn": ("test_resnet", {"channels": (16, 16, 24, 16)}),
+}
+SMALL = {
+    "adaptformer": {"bottleneck": 5},
+    "oft": {"block_size": 8},
+    "vblora": {"vectors": 8, "vector_length": 16},
+    "vera": {"rank": 16},
+    "pvera": {"rank": 16},
+    "waveft": {"frequencies": 64},
+    "fourierft": {"frequencies": 64},
+}
+CLASSES = 3
+
+
+def build(name: str, **options) -> nn.Module:
+    """Build a timm model without download; no parameter is zero, so that everything has a gradient."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=CLASSES, **options)
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.05)
+        for key, buffer in model.named_buffers():
+            if key.endswith("running_mean"):
+                buffer.normal_(generator=noise)
+    return model.eval()
+
+
+def tiny(family: str) -> nn.Module:
+    name, options = TINY[family]
+    return build(name, **options)
+
+
+def config_of(method: str, **parameters) -> Strict:
+    return METHODS[method].config(**(SMALL.get(method, {}) | parameters))
+
+
+def adapted(method: str, family: str, model: nn.Module | None = None, **parameters) -> Adapted:
+    model = tiny(family) if model is None else model
+    result = adapt(model, family, METHODS[method], config_of(method, **parameters))
+    result.model.eval()
+    return result
+
+
+def perturb(trained: Adapted, seed: int = 0) -> None:
+    """Move everything that is trained, as training would."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in trained.trainable():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.02)
+
+
+def images(count: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference, relative to the largest value of b."""
+    return ((a - b).abs().max() / b.abs().max()).item()

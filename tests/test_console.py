@@ -1,0 +1,29 @@
+from medpeft_cli.console import Console
+
+
+def test_where_there_is_no_terminal_progress_is_one_plain_line(capsys):
+    with Console().progress(4, "run", "steps") as advance:
+        advance(1, resumed=True)
+        for number in range(3):
+            advance(1, note=f"f1 0.{number}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("run: 4/4 · ") and lines[0].endswith("f1 0.2")
+    assert "\x1b" not in lines[0] and "\r" not in lines[0]
+
+
+def test_quiet_says_nothing_but_warnings(capsys):
+    console = Console()
+    console.quiet = True
+    console.say("decided")
+    with console.progress(1, "run", "steps") as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
+    console.warn("look")
+    assert capsys.readouterr().err == "warning: look\n"
+
+
+def test_a_table_cannot_be_styled_by_its_content(capsys):
+    console = Console()
+    console.table([{"name": "[red]x[/red]", "n": 1234, "none": None}], ["name", "n", "none"])
+    out = capsys.readouterr().out
+    assert "[red]x[/red]" in out and "1,234" in out and "–" in out
