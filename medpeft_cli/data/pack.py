@@ -60,12 +60,14 @@ def pack(sink: BinaryIO, label: str, samples: list[Sample], read: Read, size: in
         what was written, (file, reason) of what could not be read.
     """
 
-    def decode(sample: Sample) -> tuple[np.ndarray, str] | DataError:
+    def decode(sample: Sample) -> tuple[np.ndarray, str, str] | DataError:
         try:
             pixels = as_grey_if_equal(read(sample))
         except DataError as error:
             return error
-        return shrink(pixels, size), _digest(pixels)
+        small = np.ascontiguousarray(shrink(pixels, size))
+        original = _digest(pixels)
+        return small, original if small is pixels else _digest(small), original
 
     rows: list[Packed] = []
     bad: LeftOut = []
@@ -76,10 +78,10 @@ def pack(sink: BinaryIO, label: str, samples: list[Sample], read: Read, size: in
             if isinstance(outcome, DataError):
                 bad.append((sample.file, outcome.message))
                 continue
-            pixels, original = outcome
+            pixels, stored, original = outcome
             height, width, channels = *pixels.shape[:2], 1 if pixels.ndim == 2 else 3
-            sink.write(np.ascontiguousarray(pixels).data)
-            rows.append(Packed(sample, (height, width, channels), offset, _digest(pixels), original))
+            sink.write(pixels.data)
+            rows.append(Packed(sample, (height, width, channels), offset, stored, original))
             offset += pixels.size
     return rows, bad
 

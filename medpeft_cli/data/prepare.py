@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from medpeft_cli.console import console
 from medpeft_cli.data.card import SPLITS, Card
 from medpeft_cli.data.checks import assign_splits, drop_conflicts, unexpected
@@ -28,7 +30,7 @@ def prepare(
     seed: int | None = None,
     check: bool = False,
     allow_bad: int = 0,
-) -> Manifest | None:
+) -> Manifest:
     """Prepare a dataset from its raw files; the originals are only read.
 
     A dataset that is already prepared from the same files, card, size and seed is left as it is.
@@ -43,7 +45,7 @@ def prepare(
         allow_bad: so many unreadable pictures are left out; one more is an error.
 
     Returns:
-        The dataset; None after a check.
+        The dataset; after a check its files do not exist.
 
     Raises:
         DataError: if the source is not what the card says, pictures are unreadable, or a class cannot be split.
@@ -102,7 +104,7 @@ def write_dataset(
     allow_bad: int = 0,
     origin: dict | None = None,
     check: bool = False,
-) -> Manifest | None:
+) -> Manifest:
     """Decode, check, split and write samples; pictures go to the disk as they come, dataset.json goes last.
 
     Args:
@@ -119,7 +121,7 @@ def write_dataset(
         check: write nothing.
 
     Returns:
-        The dataset; None after a check.
+        The dataset; after a check its files do not exist.
 
     Raises:
         DataError: if too many pictures are unreadable, a class cannot be split, or the folder holds something else.
@@ -132,23 +134,40 @@ def write_dataset(
     samples = list(samples)
     if check:
         with Path(os.devnull).open("wb") as sink:
-            info, _ = _build(sink, card, samples, read, size, seed, left_out, notes, allow_bad)
+            info, rows = _build(sink, card, samples, read, size, seed, left_out, notes, allow_bad)
         console.say(summary(info))
-        return None
+        return _manifest(Path(root), card, info | (origin or {}), rows)
     with own_folder(Path(root)) as root:
         with (root / "images.bin.partial").open("wb") as sink:
             info, rows = _build(sink, card, samples, read, size, seed, left_out, notes, allow_bad)
+            info |= origin or {}
             sink.flush()
             os.fsync(sink.fileno())
         write_rows(root / "manifest.csv.partial", rows)
-        (root / "dataset.json.partial").write_text(json.dumps(info | (origin or {}), indent=1) + "\n", encoding="utf-8")
-        (root / "dataset.json").unlink(
-            missing_ok=True
-        )  # between here and the last line there is no dataset, not half of one
+        (root / "dataset.json.partial").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        # between here and the last rename there is no dataset rather than half of one
+        (root / "dataset.json").unlink(missing_ok=True)
         for name in FILES:
             (root / f"{name}.partial").replace(root / name)
     console.say(summary(info))
-    return read_manifest(root, card)
+    return _manifest(root, card, info, rows)
+
+
+def _manifest(root: Path, card: Card, info: dict, rows: list[Packed]) -> Manifest:
+    samples = [row.sample for row in rows]
+    return Manifest(
+        root=root,
+        card=card.name,
+        classes=card.classes,
+        ids=[sample.id for sample in samples],
+        labels=np.array([card.classes.index(sample.label) for sample in samples], dtype=np.int64),
+        splits=np.array([sample.split for sample in samples], dtype="<U5"),
+        groups=[sample.group for sample in samples],
+        shapes=np.array([row.shape for row in rows], dtype=np.int64),
+        offsets=np.array([row.offset for row in rows], dtype=np.int64),
+        sha256=info["sha256"],
+        info=info,
+    )
 
 
 def summary(info: dict) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from medpeft_cli.data.images import InputSpec
 
 from medpeft_cli.console import console
 from medpeft_cli.data.card import Card, load_card
+from medpeft_cli.data.images import InputSpec
 from medpeft_cli.data.manifest import Manifest, read_manifest
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError

@@ -1,5 +1,6 @@
 """Classification from recipe to record: the whole line is `run_classification`."""
 
+import hashlib
 import json
 import math
 import time
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from medpeft_cli.data.images import Batches, ImageStore, InputSpec, epoch_order
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medpeft_cli.console import Advance, console
+from medpeft_cli.data.images import Batches, ImageStore, InputSpec, epoch_order
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, loader_threads, open_dataset, pick_device
 from medpeft_cli.engine.checkpoint import Checkpoint
@@ -22,7 +24,7 @@ from medpeft_cli.engine.restore import adapter_info, restore_adapter
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import write_text
-from medpeft_cli.methods.state import save_adapter, set_delta
+from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
@@ -90,12 +92,12 @@ def train(assembly: Assembly, run_dir: Path, record: Record) -> None:
     write_text(run_dir / "history.jsonl", "".join(_json_line(entry) for entry in state.history))
     set_delta(adapted, best)
     info = adapter_info(recipe, assembly.built, assembly.manifest.classes, record.data["id"])
-    saved = save_adapter(adapted, run_dir / "adapter", info)
+    save_adapter(adapted, run_dir / "adapter", info)
     logits = predict(adapted.model, task.val, assembly.built.input, assembly.device, recipe.train.precision)
     _prove_reload(run_dir / "adapter", task, logits, assembly)
     _write_predictions(run_dir / "predictions-val.csv", assembly.manifest, task.val_indices, logits)
     record.save(
-        delta=saved,
+        delta=_delta_facts(run_dir / "adapter"),
         timing={
             "train_seconds": round(state.seconds, 3),
             "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
@@ -250,14 +252,33 @@ def _prove_reload(folder: Path, task: ClassifyTask, logits: Tensor, assembly: As
 def _write_predictions(path: Path, manifest: Manifest, indices: np.ndarray, logits: Tensor) -> None:
     ids = [manifest.ids[index] for index in indices]
     labels = [manifest.classes[label] for label in manifest.labels[indices]]
-    write_predictions(path, ids, labels, softmax(logits), manifest.classes)
+    groups = [manifest.groups[index] for index in indices]
+    write_predictions(path, ids, groups, labels, softmax(logits), manifest.classes)
+
+
+def _delta_facts(folder: Path) -> dict[str, Any]:
+    path = folder / TENSOR_FILE
+    with safe_open(path, framework="pt") as tensors:
+        count = len(tensors.keys())
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"tensors": count, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 def _scores(path: Path, manifest: Manifest, recipe: ClassifyRecipe) -> dict[str, Any]:
-    _, labels, probabilities = read_predictions(path, manifest.classes)
+    _, groups, labels, probabilities = read_predictions(path, manifest.classes)
+    clusters = groups if len(set(groups)) < len(groups) else None  # patients are resampled whole
     own = recipe.evaluate
     seed = seed_of(recipe.seed, "bootstrap")
-    return score(probabilities, labels, manifest.classes, bootstrap=own.bootstrap, confidence=own.confidence, seed=seed)
+    return score(
+        probabilities,
+        labels,
+        manifest.classes,
+        bootstrap=own.bootstrap,
+        confidence=own.confidence,
+        seed=seed,
+        groups=clusters,
+    )
 
 
 def _json_line(entry: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medpeft_cli.data.images import InputSpec, eval_image
 from PIL import Image
 
+from medpeft_cli.data.images import InputSpec, eval_image
 from medpeft_cli.errors import DataError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt
@@ -38,7 +38,7 @@ class Restored:
         from medpeft_cli.engine.classify import normalise
 
         pixels = eval_image(np.asarray(image.convert("RGB")), self.input)
-        return normalise(torch.from_numpy(pixels)[None], self.input)
+        return normalise(torch.from_numpy(pixels.copy())[None], self.input)
 
 
 def adapter_info(recipe: ClassifyRecipe, built: Built, classes: tuple[str, ...], run: str) -> dict[str, Any]:

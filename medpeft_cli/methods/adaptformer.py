@@ -54,6 +54,7 @@ def inject(model: nn.Module, family: str, config: AdaptFormerConfig) -> Injected
         RecipeError: if the bottleneck is not narrower than the tokens of a block.
     """
     blocks = sites.transformer_blocks(model)
+    branches = []
     for name, block in blocks:
         weight = next(module.weight for module in block.mlp.modules() if isinstance(module, nn.Linear))
         embed_dim = weight.shape[1]
@@ -61,6 +62,7 @@ def inject(model: nn.Module, family: str, config: AdaptFormerConfig) -> Injected
             raise RecipeError(
                 f"method.bottleneck: {config.bottleneck} at {name}, wanted less than its width {embed_dim}"
             )
-        branch = Bottleneck(embed_dim, config.bottleneck, config.scale, config.dropout, weight)
+        branches.append(Bottleneck(embed_dim, config.bottleneck, config.scale, config.dropout, weight))
+    for (_, block), branch in zip(blocks, branches, strict=True):
         beside(block, NAME, branch, reads=block.mlp if config.branch_input == "norm" else block.norm2)
     return Injected(names=trained_names(model), matched=[name for name, _ in blocks])

@@ -6,18 +6,22 @@ from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from medpeft_cli import compat  # noqa: F401  must come before peft
+
+# isort: split
 import peft
 import torch
 from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from medpeft_cli import compat  # noqa: F401  must come before peft
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods.adalora import Schedule
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected, trained_names
 from medpeft_cli.methods.tuners import TUNER_OF, Tuner, TunerConfig
 from medpeft_cli.models import sites
+
+torch.sparse.check_sparse_tensor_invariants.disable()  # torch's default; unless said, it warns (SHiRA, FRoD)
 
 
 def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
@@ -29,11 +33,11 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
     tuner = TUNER_OF[type(config)]
     name = tuner.method.name
     targets, unmatched = find_targets(model, family, config, tuner)
-    if name == "frod":  # torch warns until one has said whether it shall check sparse tensors
-        torch.sparse.check_sparse_tensor_invariants.disable()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor)")  # BOFT's normal case
+            warnings.filterwarnings(
+                "ignore", message=".*(CUDA extension|boft_n_butterfly_factor)"
+            )  # BOFT's normal case
             wrapper = peft.get_peft_model(model, _peft_config(tuner, config, targets))
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise RecipeError(f"method {name!r}: HF peft refuses {targets[0]} (or another target): {error}") from error

@@ -13,29 +13,39 @@ from medpeft_cli.files import atomic_path
 
 HINT = "the file is damaged: score the run again with `medpeft evaluate RUN`"
 
+COLUMNS = ("id", "group", "label")
+
 
 class Predictions(NamedTuple):
     """What a run said about N images.
 
     Attributes:
         ids: N image ids, unique.
+        groups: N names of what the image belongs to (patient, lesion); its own id where nothing is known.
         labels: int64 (N,), true class.
         probabilities: float64 (N, K), each row summing to 1 up to rounding.
     """
 
     ids: list[str]
+    groups: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
 
 
 def write_predictions(
-    path: Path, ids: Sequence[str], labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]
+    path: Path,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    probabilities: np.ndarray,
+    classes: Sequence[str],
 ) -> None:
     """Write predictions atomically, with 9 significant digits: enough to get every float32 back exactly.
 
     Args:
         path: the file.
         ids: N image ids.
+        groups: N groups.
         labels: N names of the true classes.
         probabilities: float (N, K).
         classes: K names.
@@ -45,9 +55,9 @@ def write_predictions(
     """
     with atomic_path(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", *(f"p_{name}" for name in classes)])
-        for name, label, row in zip(ids, labels, probabilities, strict=True):
-            writer.writerow([name, label, *(f"{value:.9g}" for value in row)])
+        writer.writerow([*COLUMNS, *(f"p_{name}" for name in classes)])
+        for name, group, label, row in zip(ids, groups, labels, probabilities, strict=True):
+            writer.writerow([name, group, label, *(f"{value:.9g}" for value in row)])
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
@@ -75,27 +85,28 @@ def _parse(path: Path, reader: Any, classes: Sequence[str]) -> Predictions:
 
     try:
         header: list[str] = next(reader, [])
-        wanted = ["id", "label", *(f"p_{name}" for name in classes)]
+        wanted = [*COLUMNS, *(f"p_{name}" for name in classes)]
         for got, name in zip_longest(header, wanted):
             if got != name:
                 raise damaged(name or got, f"got {got!r} in the header, wanted {name!r}")
         index = {name: k for k, name in enumerate(classes)}
         ids: dict[str, None] = {}
-        labels, rows = [], []
+        groups, labels, rows = [], [], []
         for row in reader:
             if len(row) != len(header):
                 raise damaged(header[min(len(row), len(header) - 1)], f"got {len(row)} cells, wanted {len(header)}")
             if row[0] in ids:
                 raise damaged("id", f"{row[0]!r} is there twice")
-            if row[1] not in index:
-                raise damaged("label", f"{row[1]!r} is none of the classes {', '.join(classes)}")
+            if row[2] not in index:
+                raise damaged("label", f"{row[2]!r} is none of the classes {', '.join(classes)}")
             ids[row[0]] = None
-            labels.append(index[row[1]])
-            rows.append([_probability(cell, column, damaged) for column, cell in zip(header[2:], row[2:], strict=True)])
+            groups.append(row[1])
+            labels.append(index[row[2]])
+            rows.append([_probability(cell, column, damaged) for column, cell in zip(header[3:], row[3:], strict=True)])
     except csv.Error as error:
         raise damaged("id", str(error)) from error
     probabilities = np.array(rows, dtype=np.float64).reshape(-1, len(classes))
-    return Predictions(list(ids), np.array(labels, dtype=np.int64), probabilities)
+    return Predictions(list(ids), groups, np.array(labels, dtype=np.int64), probabilities)
 
 
 def _probability(cell: str, column: str, damaged: Callable[[str, str], DataError]) -> float:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from medpeft_cli import compat  # noqa: F401  must come before timm
+
+# isort: split
 from timm.layers import (
     Conv2dSame,
     ConvNormAct,
@@ -22,7 +25,6 @@ from timm.layers import (
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from medpeft_cli import compat  # noqa: F401  must come before timm
 from medpeft_cli.errors import RecipeError
 
 NORM_TYPES = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, RmsNorm, RmsNorm2d, FrozenBatchNormAct2d)
@@ -88,15 +90,6 @@ def head_names(model: nn.Module) -> list[str]:
 def in_modules(name: str, modules: list[str]) -> bool:
     """Tell whether `name` is one of `modules` or lies inside one."""
     return any(name == module or name.startswith(module + ".") for module in modules)
-
-
-def norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every norm layer that scales its output (Batch, Group, Layer, RMS); never an `nn.Identity`."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, NORM_TYPES) and getattr(module, "weight", None) is not None
-    ]
 
 
 def batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -25,7 +25,7 @@ ESCAPES = {
     "[": "{[}",  # after \\ it would be an optional argument
     "]": "{]}",
     "*": "{*}",
-    "`": r"\textasciigrave{}",
+    "`": "{`}",
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",

@@ -191,7 +191,7 @@ def test_a_class_of_which_nothing_is_left_is_named(run, class_folders):
 
 
 def test_check_reports_and_writes_nothing(run, tmp_path, capsys):
-    assert run(check=True) is None
+    assert len(run(check=True).ids) == 20
     assert "mine: 20 pictures" in capsys.readouterr().err
     assert not (tmp_path / "root").exists()
 
@@ -251,6 +251,15 @@ def test_size_has_a_floor(run):
 
 
 # ---- reading it back ----
+
+
+def test_what_is_read_back_is_what_was_written(run, tmp_path, make_card):
+    written, read = run(), read_manifest(tmp_path / "root", make_card(FOLDERS))
+    assert (written.ids, written.groups, written.sha256) == (read.ids, read.groups, read.sha256)
+    for name in ("labels", "splits", "shapes", "offsets"):
+        one, other = getattr(written, name), getattr(read, name)
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    assert read.info == json.loads(json.dumps(written.info))
 
 
 def test_attributes_are_in_the_manifest(tmp_path, write_picture, make_card):

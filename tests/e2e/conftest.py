@@ -11,7 +11,7 @@ from PIL import Image
 RECIPE = """\
 task: classify
 data: {{card: {card}, root: {root}}}
-backbone: {{name: demo_vit}}
+backbone: {{name: demo_vit, weights: random}}
 method: {{name: {method}}}
 train: {{epochs: 3, batch_size: 16, micro_batch_size: 8, lr: 3e-3, checkpoint_seconds: 0}}
 evaluate: {{bootstrap: 50}}

@@ -156,7 +156,7 @@ def test_evaluate_of_a_folder_that_is_no_run(dataset):
 def test_the_dataset_may_not_change_under_a_run(raw):
     assert prepare(raw).returncode == 0
     (raw / "r.yaml").write_text(
-        "task: classify\ndata: {card: shapes.yaml, root: data}\nbackbone: {name: demo_vit}\nmethod: {name: linear}\n"
+        "task: classify\ndata: {card: shapes.yaml, root: data}\nbackbone: {name: demo_vit, weights: random}\nmethod: {name: linear}\n"
         "train: {epochs: 1, batch_size: 16}\nevaluate: {bootstrap: 0}\n"
     )
     assert run("finetune", "r.yaml", cwd=raw).returncode == 0

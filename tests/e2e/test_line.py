@@ -35,7 +35,7 @@ def test_every_metric_comes_from_the_predictions_alone(finished):
     from medpeft_cli.metrics.predictions import read_predictions
 
     record = json.loads((finished / "record.json").read_text())
-    _, labels, probabilities = read_predictions(finished / "predictions.csv", tuple(record["data"]["classes"]))
+    _, _, labels, probabilities = read_predictions(finished / "predictions.csv", tuple(record["data"]["classes"]))
     accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
     assert record["metrics"]["test"]["overall"]["accuracy"]["value"] == pytest.approx(accuracy)
 

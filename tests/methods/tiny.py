@@ -1,8 +1,10 @@
 """Small backbones with weights away from their initial zeros, and method configurations that fit them."""
 
-import torch
-from medpeft_cli import compat  # noqa: F401
+from medpeft_cli import compat  # noqa: F401  must come before timm
+
+# isort: split
 import timm
+import torch
 from torch import Tensor, nn
 
 from medpeft_cli.methods import METHODS

@@ -14,21 +14,22 @@ def test_round_trip_is_exact_for_float32(tmp_path):
     probabilities = rng.dirichlet(np.full(3, 0.2), size=200).astype(np.float32)
     labels = [CLASSES[k] for k in rng.integers(0, 3, size=200)]
     ids = [f"ISIC_{i:07d}" for i in range(198)] + ["a,b", "צילום\n2"]
-    write_predictions(tmp_path / "predictions.csv", ids, labels, probabilities, CLASSES)
+    groups = [f"patient {i // 2}" for i in range(200)]
+    write_predictions(tmp_path / "predictions.csv", ids, groups, labels, probabilities, CLASSES)
     back = read_predictions(tmp_path / "predictions.csv", CLASSES)
-    assert back.ids == ids and [CLASSES[k] for k in back.labels] == labels
+    assert back.ids == ids and back.groups == groups and [CLASSES[k] for k in back.labels] == labels
     np.testing.assert_array_equal(back.probabilities.astype(np.float32), probabilities)
     again = tmp_path / "again.csv"
-    write_predictions(again, back.ids, labels, back.probabilities, CLASSES)
+    write_predictions(again, back.ids, back.groups, labels, back.probabilities, CLASSES)
     assert again.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "predictions.csv"
-    write_predictions(path, ["a"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
+    write_predictions(path, ["a"], ["g"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
     before = path.read_bytes()
     with pytest.raises(ValueError):
-        write_predictions(path, ["a", "b"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
+        write_predictions(path, ["a", "b"], ["g"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
 
@@ -37,17 +38,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     ("text", "place", "said"),
     [
         ("", ":1: column 'id'", "got None in the header, wanted 'id'"),
-        ("id,label,p_x\na,x,1\n", ":1: column 'p_y'", "wanted 'p_y'"),
-        ("id,label,p_y,p_x\na,x,1,0\n", ":1: column 'p_x'", "got 'p_y' in the header, wanted 'p_x'"),
-        ("id,label,p_x,p_y,p_z\n", ":1: column 'p_z'", "wanted None"),
-        ("id,label,p_x,p_y\na,x,0.5,0.5\nb,x,0.5\n", ":3: column 'p_y'", "got 3 cells, wanted 4"),
-        ("id,label,p_x,p_y\na,x,0.5,0.5,1\n", ":2: column 'p_y'", "got 5 cells, wanted 4"),
-        ("id,label,p_x,p_y\na,z,0.5,0.5\n", ":2: column 'label'", "'z' is none of the classes x, y"),
-        ("id,label,p_x,p_y\na,x,0.5,0.5\na,y,0.5,0.5\n", ":3: column 'id'", "'a' is there twice"),
-        ("id,label,p_x,p_y\na,x,0.5,half\n", ":2: column 'p_y'", "got 'half', wanted a number"),
-        ("id,label,p_x,p_y\na,x,nan,0.5\n", ":2: column 'p_x'", "got 'nan', wanted a probability in 0–1"),
-        ("id,label,p_x,p_y\na,x,0.5,-0.5\n", ":2: column 'p_y'", "wanted a probability in 0–1"),
-        ('id,label,p_x,p_y\n"a,x,0.5,0.5\n', ":2: column 'id'", "end of data"),
+        ("id,group,label,p_x\na,g,x,1\n", ":1: column 'p_y'", "wanted 'p_y'"),
+        ("id,group,label,p_y,p_x\na,g,x,1,0\n", ":1: column 'p_x'", "got 'p_y' in the header, wanted 'p_x'"),
+        ("id,group,label,p_x,p_y,p_z\n", ":1: column 'p_z'", "wanted None"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,0.5\nb,g,x,0.5\n", ":3: column 'p_y'", "got 4 cells, wanted 5"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,0.5,1\n", ":2: column 'p_y'", "got 6 cells, wanted 5"),
+        ("id,group,label,p_x,p_y\na,g,z,0.5,0.5\n", ":2: column 'label'", "'z' is none of the classes x, y"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,0.5\na,g,y,0.5,0.5\n", ":3: column 'id'", "'a' is there twice"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,half\n", ":2: column 'p_y'", "got 'half', wanted a number"),
+        ("id,group,label,p_x,p_y\na,g,x,nan,0.5\n", ":2: column 'p_x'", "got 'nan', wanted a probability in 0–1"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,-0.5\n", ":2: column 'p_y'", "wanted a probability in 0–1"),
+        ('id,group,label,p_x,p_y\n"a,g,x,0.5,0.5\n', ":2: column 'id'", "end of data"),
     ],
 )
 def test_damage_is_named_by_line_and_column(tmp_path, text, place, said):

@@ -70,7 +70,7 @@ def build(dataset="isic", method="ssf", seed=0, value=0.8, *, family="vit", stat
         "recipe": resolved,
         "family": family,
         "backbone_title": backbone,
-        "method_title": TITLES[family].get(method, method),
+        "method_title": TITLES.get(family, {}).get(method, method),
         "card": {"name": dataset, "title": title or CARDS.get(dataset, dataset), "sha256": "c" * 64},
         "data": {"manifest_sha256": manifest, "classes": list(classes), "train_images": 7511},
         "parameters": {

@@ -22,7 +22,7 @@ def test_records_are_found_at_any_depth_but_not_inside_runs(record, results):
     ("text", "reason"),
     [
         ("", "half written or damaged: line 1"),
-        ('{"schema_version": 1, "id"', "half written or damaged: line 1, column 26"),
+        ('{"schema_version": 1, "id"', "half written or damaged: line 1, column 27"),
         ("[1, 2]", "not a record: got a JSON list"),
         ("{}", "schema version None, wanted 1"),
         ('{"schema_version": 0}', "schema version 0, wanted 1"),

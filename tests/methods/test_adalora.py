@@ -1,0 +1,72 @@
+"""AdaLoRA in training: the rank shrinks to its target, and a restart goes on as if nothing had happened."""
+
+import torch
+from torch.nn import functional
+
+from medpeft_cli.methods.state import get_delta, set_delta
+from tests.methods.tiny import adapted, images, tiny
+
+STEPS = 10
+PARAMETERS = {"rank": 6, "target_rank": 2, "warmup": 0.2, "settle": 0.3}
+
+
+def train(cell, optimiser, steps):
+    for step in steps:
+        cell.model.train()
+        optimiser.zero_grad()
+        functional.cross_entropy(cell.model(images(4, seed=step)), torch.tensor([0, 1, 2, 0])).backward()
+        cell.penalty().backward()
+        optimiser.step()
+        cell.after_step(step)
+
+
+def start():
+    torch.manual_seed(0)
+    cell = adapted("adalora", "vit", **PARAMETERS)
+    cell.start(STEPS)
+    return cell, torch.optim.AdamW([parameter for _, parameter in cell.trainable()], lr=1e-2)
+
+
+def kept(cell):
+    return sum(int(p.ne(0).sum()) for name, p in cell.model.named_parameters() if "lora_E" in name)
+
+
+def test_the_mean_rank_shrinks_to_its_target():
+    cell, optimiser = start()
+    train(cell, optimiser, range(4))
+    assert 2 * 2 < kept(cell) <= 2 * 6
+    train(cell, optimiser, range(4, STEPS))
+    assert kept(cell) == 2 * 2  # two layers
+
+
+def test_a_restart_at_any_step_takes_the_same_steps():
+    whole, optimiser = start()
+    train(whole, optimiser, range(STEPS))
+    for stop in (1, 5, 8):
+        first, optimiser = start()
+        train(first, optimiser, range(stop))
+        delta, moments, schedule = get_delta(first), optimiser.state_dict(), first.schedule_state()
+
+        second, optimiser = start()
+        set_delta(second, delta)
+        optimiser.load_state_dict(moments)
+        second.set_schedule_state(schedule)
+        train(second, optimiser, range(stop, STEPS))
+        expected = get_delta(whole)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in get_delta(second).items())
+
+
+def test_the_penalty_is_the_distance_of_the_factors_from_orthogonal():
+    cell, _ = start()
+    distances = []
+    for block in cell.model.blocks:
+        A, B = block.attn.qkv.lora_A.default, block.attn.qkv.lora_B.default  # (6, 64), (192, 6)
+        distances += [(A @ A.T - torch.eye(6)).square().sum().sqrt(), (B.T @ B - torch.eye(6)).square().sum().sqrt()]
+    torch.testing.assert_close(cell.penalty(), 0.5 * torch.stack(distances).mean())
+
+
+def test_other_methods_have_no_schedule():
+    cell = adapted("lora", "vit", tiny("vit"))
+    cell.start(STEPS)
+    cell.after_step(0)
+    assert cell.penalty() is None and cell.schedule_state() == {}
