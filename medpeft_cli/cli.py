@@ -10,7 +10,17 @@ from medpeft_cli.console import console
 from medpeft_cli.errors import MedpeftError, RecipeError
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
-GLOBAL_HELP = "--json, --quiet and --verbose go with every command. Exit codes: 0 done, 2 recipe or arguments, 3 data, 4 run, 130 Ctrl-C."
+GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or behind its name.
+
+\b
+Exit codes: 0 done, 2 recipe or arguments, 3 data or weights,
+            4 training or scoring, 130 Ctrl-C."""
+
+
+def _examples(*commands: str) -> str:
+    """Return an epilog that shows each command on a line of its own (click's mark for that is \\b)."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
 
 app = typer.Typer(
     name="medpeft",
@@ -20,27 +30,36 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-list_app = typer.Typer(help="Show what there is.", no_args_is_help=True, rich_markup_mode=None)
+list_app = typer.Typer(
+    help="Show what there is: methods, datasets, backbones, recipes.",
+    epilog=_examples("medpeft list methods", "medpeft list backbones convnext --json"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(list_app, name="list")
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as train.lr=1e-3. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
+    ),
 ]
 Demo = Annotated[
-    bool, typer.Option("--demo", help="Run on synthetic data with a bundled backbone: no download, no GPU.")
+    bool, typer.Option("--demo", help="Synthetic data and a bundled backbone instead: no download, no GPU.")
 ]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all results.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
 
 
 @app.callback()
 def global_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON (stdout).")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress and no decisions, only results and warnings.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Also say where each value came from.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also say where each value of the recipe came from.")
+    ] = False,
 ) -> None:
     """Take the options that go with every command."""
     console.json, console.quiet, console.verbose = json, quiet, verbose
@@ -51,49 +70,79 @@ def global_options(
         raise typer.Exit
 
 
-@app.command(epilog="Examples:  medpeft prepare breastus --source ~/Downloads/Dataset_BUSI_with_GT   "
-    "|   medpeft prepare my_card.yaml --source images --root data/mine")  # fmt: skip
+@app.command(
+    epilog=_examples(
+        "medpeft prepare breastus --source ~/Downloads/Dataset_BUSI_with_GT",
+        "medpeft prepare my_card.yaml --source ~/pictures --root data/mine --check",
+    )
+)
 def prepare(
     card: Annotated[
-        str, typer.Argument(metavar="CARD", help="Dataset card: a name (`medpeft list datasets`) or a YAML file.")
+        str,
+        typer.Argument(metavar="CARD", help="Dataset card: a name of `medpeft list datasets`, or your own YAML file."),
     ],
-    source: Annotated[Path, typer.Option("--source", metavar="DIR", help="The downloaded files; never changed.")],
+    source: Annotated[
+        Path,
+        typer.Option("--source", metavar="DIR", help="Folder of the downloaded files, or the .npz; never changed."),
+    ],
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where the dataset goes. Default: data/<card>.")
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Where the prepared dataset goes. Default: data/<card>."),
     ] = None,
     size: Annotated[
-        int, typer.Option("--size", metavar="PIXELS", help="Largest short side of a packed image.", min=16)
+        int,
+        typer.Option(
+            "--size", metavar="PIXELS", help="Short side of a packed picture at most; never enlarged.", min=16
+        ),
     ] = 256,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed of the split. Default: the card's.")
+        int | None, typer.Option("--seed", metavar="N", help="Seed of a stratified split. Default: the card's.")
     ] = None,
     allow_bad: Annotated[
-        int, typer.Option("--allow-bad", metavar="N", help="Leave out up to N unreadable images.", min=0)
+        int,
+        typer.Option(
+            "--allow-bad", metavar="N", help="Leave out up to N unreadable pictures; one more is an error.", min=0
+        ),
     ] = 0,
-    check: Annotated[bool, typer.Option("--check", help="Only say what would be made; write nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Decode and check everything, write nothing.")] = False,
 ) -> None:
-    """Turn a raw download into a split, packed, hashed dataset."""
+    """Turn a raw download into a split, packed, hashed dataset.
+
+    Running it again on the same files changes nothing.
+    """
     from medpeft_cli.data.card import load_card
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
     loaded = load_card(card)
     root = root or Path("data") / loaded.name
     manifest = prepare_dataset(loaded, source, root, size=size, seed=seed, check=check, allow_bad=allow_bad)
-    console.result(manifest.info, str(root / "manifest.csv"))
+    console.result(manifest.info, None if check else str(root / "manifest.csv"))
 
 
-@app.command(epilog="Examples:  medpeft finetune recipes/isic_ssf.yaml   "
-    "|   medpeft finetune recipes/isic_lora.yaml --demo --set method.rank=4 --seed 1")  # fmt: skip
+@app.command(
+    epilog=_examples(
+        "medpeft finetune recipes/isic_ssf.yaml",
+        "medpeft finetune recipes/isic_lora.yaml --demo --set method.rank=4 --seed 1",
+    )
+)
 def finetune(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (docs/recipes.md).")],
     overrides: Set = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as --set seed=N.", min=0)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="The same as --set seed=N; another seed is another run.", min=0),
+    ] = None,
     results: Results = Path("results"),
     demo: Demo = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, train nothing.")] = False,
-    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split at the end.")] = True,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split once at the end.")
+    ] = True,
 ) -> None:
-    """Fine-tune as a recipe says; resumes a half-done run, skips a finished one."""
+    """Fine-tune as a recipe says.
+
+    The same command resumes a half-done run and skips a finished one. Prints the run directory.
+    """
     from medpeft_cli.recipe.load import load_recipe
     from medpeft_cli.runs.skip import finished_run
 
@@ -116,11 +165,14 @@ def finetune(
     console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
 
 
-@app.command(epilog="Examples:  medpeft evaluate results/isic_ssf/*   |   medpeft evaluate results/isic_ssf/RUN --json")
+@app.command(epilog=_examples("medpeft evaluate results/isic_ssf/*", "medpeft evaluate results/isic_ssf/RUN --json"))
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")],
 ) -> None:
-    """Score the test split of trained runs, once; later calls read predictions.csv."""
+    """Score the test split of trained runs.
+
+    The model is asked once; later calls compute the metrics again from predictions.csv.
+    """
     from medpeft_cli.engine.classify import evaluate_run
     from medpeft_cli.report.run_table import print_run
 
@@ -132,15 +184,22 @@ def evaluate(
             print_run(record.data)
 
 
-@app.command(epilog="Examples:  medpeft report results/   |   medpeft report results/ --latex > table.tex")
+@app.command(
+    epilog=_examples("medpeft report results/", "medpeft report results/ --metric auroc_ovr --latex > table.tex")
+)
 def report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Folder of runs; every record.json below it is read.")
+    ],
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Test metric of the table.")] = "f1_macro",
 ) -> None:
-    """Tables of every run under a folder: mean ± sd over seeds, best and second best, counts, what is missing."""
+    """Tables of all runs under a folder.
+
+    Mean ± sd over seeds, best and second best, trained parameters, and what is missing. Reads records only.
+    """
     from medpeft_cli.report import build_report, print_report, render
 
     forms = [
@@ -157,26 +216,36 @@ def report(
         print_report(built)
 
 
-@app.command(epilog="Examples:  medpeft export results/isic_lora/RUN --merged isic_lora.safetensors   "
-    "|   medpeft export results/isic_bias/RUN --merged tuned.pth.safetensors")  # fmt: skip
+@app.command(
+    epilog=_examples(
+        "medpeft export results/isic_lora/RUN --merged isic_lora.safetensors",
+        "medpeft export results/isic_bias/RUN --merged weights/isic_bias.safetensors",
+    )
+)
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="Safetensors file that plain timm loads.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
+    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="The .safetensors file to write.")],
 ) -> None:
-    """Fold the adapter into the backbone and write plain timm weights."""
+    """Fold the adapter into the backbone: plain timm weights.
+
+    Refused, with the reason, where the method is no change of the weights.
+    """
     from medpeft_cli.engine.export import export_merged
 
     export_merged(run, merged)
     console.result({"file": str(merged)}, str(merged))
 
 
-@app.command(epilog="Examples:  medpeft validate recipes/*.yaml   |   medpeft validate my.yaml --set train.lr=1e-3")
+@app.command(epilog=_examples("medpeft validate recipes/*.yaml", "medpeft validate my.yaml --set train.lr=1e-3"))
 def validate(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE…", help="Recipe files.")],
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipe files.")],
     overrides: Set = None,
     demo: Demo = False,
 ) -> None:
-    """Check recipes without running them: every problem with file, line and column."""
+    """Check recipes without running them.
+
+    Names every problem with file, line and column, and the run each recipe would make.
+    """
     from medpeft_cli.recipe.identity import run_id
     from medpeft_cli.recipe.load import load_recipe
 
@@ -193,39 +262,43 @@ def validate(
         raise typer.Exit(RecipeError.exit_code)
 
 
-@list_app.command("methods")
+@list_app.command("methods", epilog=_examples("medpeft list methods", "medpeft list methods --json"))
 def list_methods() -> None:
-    """PEFT methods: where they fit, their hyper-parameters, what they promise."""
+    """PEFT methods and baselines.
+
+    Where each fits, whether it merges, its hyper-parameters with their defaults.
+    """
     from medpeft_cli.catalogue import method_rows
 
     console.table(method_rows(), ["name", "families", "paper", "merges", "hyper-parameters", "reference"])
 
 
-@list_app.command("datasets")
+@list_app.command("datasets", epilog=_examples("medpeft list datasets", "medpeft list datasets --json"))
 def list_datasets() -> None:
-    """Dataset cards."""
+    """Dataset cards: classes, access, licence."""
     from medpeft_cli.catalogue import dataset_rows
 
     console.table(dataset_rows(), ["name", "title", "modality", "classes", "access", "licence"])
 
 
-@list_app.command("backbones")
+@list_app.command("backbones", epilog=_examples("medpeft list backbones", "medpeft list backbones dinov2"))
 def list_backbones(
-    text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="Search all of timm's pre-trained names.")
-    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Part of a name.")] = None,
 ) -> None:
-    """Backbones that the tests and the paper's recipes cover; with TEXT, every timm name that contains it."""
+    """Backbones of the paper and of the tests.
+
+    With TEXT: every pre-trained timm name that contains it. A recipe may name any timm CNN or ViT.
+    """
     from medpeft_cli.catalogue import backbone_rows
 
     console.table(backbone_rows(text), ["name", "family", "note"])
 
 
-@list_app.command("recipes")
+@list_app.command("recipes", epilog=_examples("medpeft list recipes", "medpeft list recipes recipes/extra"))
 def list_recipes(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of recipes.")] = Path("recipes"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of recipes.")] = Path("recipes"),
 ) -> None:
-    """Recipes of a folder: dataset, backbone and method of each."""
+    """Recipes of a folder: dataset, backbone, method."""
     from medpeft_cli.catalogue import recipe_rows
 
     console.table(recipe_rows(folder), ["recipe", "dataset", "backbone", "method"])

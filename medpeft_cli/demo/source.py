@@ -15,7 +15,7 @@ LEVELS = 4  # of each of a family's two attributes
 Drawing = Callable[[Generator, np.ndarray, np.ndarray], np.ndarray]
 
 
-def make_source(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def make_source(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw labelled source pictures, every class equally often.
 
     Args:
@@ -23,18 +23,20 @@ def make_source(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         seed: of the whole set; the same seed gives the same pictures.
 
     Returns:
-        uint8 (N, 64, 64, 3) RGB and int64 (N,) labels in [0, 144), in random order.
+        uint8 (N, 64, 64, 3) RGB; int64 (N,) labels in [0, 144), in random order; float32 (N, 6) RGB of ground and
+        drawing, 0–1.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     labels = rng.permutation(np.arange(count) % CLASSES)
     pictures = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    colours = np.empty((count, 6), np.float32)
     family, first, second = np.unravel_index(labels, (len(FAMILIES), LEVELS, LEVELS))
     for number, draw in enumerate(FAMILIES.values()):
         members = np.flatnonzero(family == number)
         for chunk in np.array_split(members, max(1, len(members) // 256)):
             if len(chunk):
-                pictures[chunk] = _paint(rng, draw(rng, first[chunk], second[chunk]))
-    return pictures, labels
+                pictures[chunk], colours[chunk] = _paint(rng, draw(rng, first[chunk], second[chunk]))
+    return pictures, labels, colours
 
 
 def waves(rng: Generator, frequency: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -234,8 +236,12 @@ def _squash(rng: Generator, field: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(np.clip(-steep * (field - rng.normal(0, 0.25, (len(field), 1, 1))), -30, 30)))
 
 
-def _paint(rng: Generator, drawing: np.ndarray) -> np.ndarray:
-    """Colour drawings in [0, 1] and spoil them: background, clutter, speckle, noise, blur. uint8 (n, 64, 64, 3)."""
+def _paint(rng: Generator, drawing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour drawings in [0, 1] and spoil them: background, clutter, speckle, noise, blur.
+
+    Returns:
+        uint8 (n, 64, 64, 3), and float (n, 6) RGB of ground and drawing as they end up.
+    """
     n = len(drawing)
     spoilt = rng.uniform(0, 1, (n, 1, 1)) ** 1.5  # clean pictures among them: training does not start without
     grey = rng.random((n, 1)) < 0.35
@@ -251,9 +257,11 @@ def _paint(rng: Generator, drawing: np.ndarray) -> np.ndarray:
     picture *= speckle[..., None]
     for number in np.flatnonzero(rng.random(n) < 0.2):
         picture[number] = ndimage.gaussian_filter(picture[number], (0.8, 0.8, 0))
-    picture = (picture - 0.5) * rng.uniform(0.7, 1.2, (n, 1, 1, 1)) + rng.uniform(0.38, 0.62, (n, 1, 1, 1))
+    contrast, middle = rng.uniform(0.7, 1.2, (n, 1)), rng.uniform(0.38, 0.62, (n, 1))
+    picture = (picture - 0.5) * contrast[..., None, None] + middle[..., None, None]
     picture += rng.normal(size=picture.shape) * 0.08 * spoilt[..., None]
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    colours = (np.concatenate([ground, ink], axis=1) - 0.5) * contrast + middle
+    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), np.clip(colours, 0, 1)
 
 
 def _clutter(rng: Generator, n: int) -> np.ndarray:

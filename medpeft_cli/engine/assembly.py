@@ -11,6 +11,7 @@ from medpeft_cli.console import console
 from medpeft_cli.data.card import Card, load_card
 from medpeft_cli.data.images import InputSpec
 from medpeft_cli.data.manifest import Manifest, read_manifest
+from medpeft_cli.engine.memory import keep_freed_memory
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.methods import METHODS
@@ -37,6 +38,8 @@ class Assembly:
 def assemble(recipe: ClassifyRecipe) -> Assembly:
     """Read the prepared dataset, build the backbone and put the method in, on the recipe's device."""
     device = pick_device(recipe.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     card, manifest = open_dataset(recipe)
     built = build_backbone(recipe.backbone, len(manifest.classes), recipe.seed)
     _refuse_small_store(manifest, built.input)

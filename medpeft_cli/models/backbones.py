@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medpeft_cli import compat  # noqa: F401  (before timm)
 
+# isort: split
+
 import timm
 import torch
 from safetensors import SafetensorError

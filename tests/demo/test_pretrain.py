@@ -7,17 +7,18 @@ from medpeft_cli.demo import networks, pretrain, source
 
 
 def test_every_class_comes_equally_often_and_the_seed_decides_the_pictures():
-    pictures, labels = source.make_source(2 * source.CLASSES, seed=3)
-    again, _ = source.make_source(2 * source.CLASSES, seed=3)
-    other, _ = source.make_source(2 * source.CLASSES, seed=4)
+    pictures, labels, colours = source.make_source(2 * source.CLASSES, seed=3)
+    again, *_ = source.make_source(2 * source.CLASSES, seed=3)
+    other, *_ = source.make_source(2 * source.CLASSES, seed=4)
     assert (pictures.shape, pictures.dtype) == ((2 * source.CLASSES, 64, 64, 3), np.uint8)
     assert set(np.bincount(labels, minlength=source.CLASSES)) == {2}
+    assert (colours.shape, colours.min() >= 0, colours.max() <= 1) == ((2 * source.CLASSES, 6), True, True)
     np.testing.assert_array_equal(pictures, again)
     assert (pictures != other).any()
 
 
 def test_no_source_picture_is_flat():
-    pictures, labels = source.make_source(source.CLASSES, seed=0)
+    pictures, labels, _ = source.make_source(source.CLASSES, seed=0)
     assert labels[pictures.std(axis=(1, 2, 3)) < 2].tolist() == []
 
 

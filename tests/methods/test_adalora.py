@@ -1,9 +1,13 @@
 """AdaLoRA in training: the rank shrinks to its target, and a restart goes on as if nothing had happened."""
 
+from medpeft_cli import compat  # noqa: F401  must come before peft
+
+# isort: split
+import peft
 import torch
 from torch.nn import functional
 
-from medpeft_cli.methods.state import get_delta, set_delta
+from medpeft_cli.methods.state import get_delta, save_adapter, set_delta
 from tests.methods.tiny import adapted, images, tiny
 
 STEPS = 10
@@ -70,3 +74,12 @@ def test_other_methods_have_no_schedule():
     cell.start(STEPS)
     cell.after_step(0)
     assert cell.penalty() is None and cell.schedule_state() == {}
+
+
+def test_hf_peft_opens_what_was_trained(tmp_path):
+    cell, optimiser = start()
+    train(cell, optimiser, range(STEPS))
+    cell.model.eval()
+    save_adapter(cell, tmp_path, {"backbone": "tiny"})
+    opened = peft.PeftModel.from_pretrained(tiny("vit"), tmp_path).eval()
+    assert torch.equal(opened(images()), cell.model(images()))

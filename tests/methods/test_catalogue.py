@@ -40,6 +40,9 @@ def test_every_hyper_parameter_is_described_and_has_a_default(method):
 def test_tuner_options_are_arguments_of_peft():
     import dataclasses
 
+    from medpeft_cli import compat  # noqa: F401  must come before peft
+
+    # isort: split
     import peft
 
     for name, tuner in TUNERS.items():

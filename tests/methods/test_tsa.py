@@ -1,5 +1,9 @@
 import pytest
 import torch
+
+from medpeft_cli import compat  # noqa: F401  must come before timm
+
+# isort: split
 from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional
