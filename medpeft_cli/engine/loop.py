@@ -76,7 +76,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "float16")
     parameters = [parameter for _, parameter in adapted.trainable()]
     if spec.gradient_checkpointing:
-        _checkpoint_activations(model)
+        _checkpoint_activations(adapted)
 
     adapted.start(spec.epochs * task.steps_per_epoch)
 
@@ -163,9 +163,8 @@ def fit(
         # --- validation picks the epoch; its time and memory are not the method's
         model.eval()
         scores = task.validate(model)
-        value = -scores["loss"] if spec.select == "loss" else scores[spec.select]
-        if state.best_value is None or value > state.best_value:
-            state.best_epoch, state.best_value = state.epoch, value
+        if _is_better(scores[spec.select], state.best_value, spec):
+            state.best_epoch, state.best_value = state.epoch, scores[spec.select]
             best = get_delta(adapted)
         state.history.append({
             "epoch": state.epoch,
@@ -190,6 +189,10 @@ def autocast(device: torch.device, precision: str):  # noqa: ANN201
 def _train_mode(adapted: Adapted) -> None:
     adapted.model.train()
     hold_norms(adapted)
+
+
+def _is_better(value: float, best: float | None, spec: Train) -> bool:
+    return best is None or (value < best if spec.select == "loss" else value > best)
 
 
 def _out_of_patience(state: State, spec: Train) -> bool:
@@ -220,9 +223,14 @@ def _collect(pending: list[Tensor], state: State, spec: Train, checkpoint: Check
     state.losses.extend(values)
 
 
-def _checkpoint_activations(model: nn.Module) -> None:
+def _checkpoint_activations(adapted: Adapted) -> None:
+    if adapted.moving_names:
+        raise RecipeError(
+            f"train.gradient_checkpointing: recomputation would move the BatchNorm statistics of {adapted.method.name!r} twice a step",
+            "set it to false and lower train.micro_batch_size, or hold the statistics where the method can",
+        )
     try:
-        model.set_grad_checkpointing(True)
+        adapted.model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise RecipeError(
             "train.gradient_checkpointing: this backbone does not support it",

@@ -1,0 +1,101 @@
+"""docs/datasets.md says what the cards say, and its examples of own data work as they stand."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medpeft_cli.data.card import load_card
+from medpeft_cli.data.document import dataset_reference
+from medpeft_cli.data.prepare import prepare
+
+EXAMPLES = {name: text for text, name in re.findall(r"```yaml\n(name: (\w+)\n.*?)```", dataset_reference(), re.S)}
+
+
+@pytest.fixture
+def prepared(tmp_path, write_picture):
+    """Prepare a source with a card of the page."""
+    source = tmp_path / "source"
+    source.mkdir()
+
+    def go(name: str):
+        card = tmp_path / f"{name}.yaml"
+        card.write_text(EXAMPLES[name])
+        return prepare(load_card(card), source, tmp_path / "data" / name)
+
+    go.source = source
+    go.write = lambda file, seed: write_picture(source / file, seed)
+    return go
+
+
+def left_out(manifest) -> dict[str, str]:
+    return {item["file"]: item["reason"] for item in manifest.info["left_out"]}
+
+
+def test_the_reference_is_up_to_date(root):
+    text = (root / "docs/datasets.md").read_text()
+    assert text == dataset_reference(), "run python -m medpeft_cli.data.document > docs/datasets.md"
+
+
+def test_it_is_made_without_torch():
+    code = "import sys, medpeft_cli.data.document as d; d.dataset_reference(); print({'torch', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_every_kind_of_own_data_has_an_example():
+    assert EXAMPLES.keys() == {"lesions", "ready", "chest", "mnist_like"}
+
+
+def test_a_folder_per_class(prepared):
+    for patient in range(12):
+        for picture in (1, 2):
+            name = ("benign", "malignant")[patient % 2]
+            prepared.write(f"{name}/P{patient:04d}_{picture}.png", 10 * patient + picture)
+    manifest = prepared("lesions")
+    assert len(manifest.ids) == 24 and set(manifest.groups) == {f"P{patient:04d}" for patient in range(12)}
+    splits = dict(zip(manifest.groups, manifest.splits, strict=True))
+    assert all(splits[group] == split for group, split in zip(manifest.groups, manifest.splits, strict=True))
+
+
+def test_ready_splits(prepared):
+    for number in range(20):
+        for place, split in enumerate(("Train", "Test")):
+            for label in ("benign", "malignant"):
+                prepared.write(f"{split}/{label}/{number}.png", 100 * place + 50 * (label == "benign") + number)
+    manifest = prepared("ready")
+    assert {name for name, split in zip(manifest.ids, manifest.splits, strict=True) if split == "test"} == {
+        f"Test/{label}/{number}.png" for label in ("benign", "malignant") for number in range(20)
+    }
+    assert manifest.counts("val") == {"benign": 4, "malignant": 4}  # 0.15 / 0.85 of twenty, rounded
+
+
+def test_a_table(prepared):
+    rows = ["file;finding;patient;partition;age;sex"]
+    for number in range(12):
+        prepared.write(f"images/x{number}.png", number)
+        partition = ("training", "validation", "testing")[number // 4]
+        rows.append(f"x{number};{('0', '1', 'viral pneumonia')[number % 3]};p{number};{partition};{40 + number};F")
+    prepared.write("images/y.png", 90)
+    prepared.write("images/z.png", 91)
+    rows += ["y;unclear;p90;training;30;M", "absent;0;p91;training;30;M"]
+    (prepared.source / "labels.csv").write_text("\n".join(rows))
+    manifest = prepared("chest")
+    assert manifest.counts("train") == {"normal": 2, "pneumonia": 2}
+    assert manifest.groups[manifest.ids.index("x3")] == "p3"
+    assert set(left_out(manifest).values()) == {
+        "label 'unclear' is ignored", "no such picture", "not named in labels.csv",
+    }  # fmt: skip
+    assert "43" in (manifest.root / "manifest.csv").read_text()
+
+
+def test_arrays(prepared):
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count).reshape(-1, 1) % 2
+    np.savez(prepared.source / "mnist_like.npz", **arrays)
+    manifest = prepared("mnist_like")
+    assert [manifest.counts(split)["pneumonia"] for split in ("train", "val", "test")] == [4, 2, 2]

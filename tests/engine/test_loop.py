@@ -1,0 +1,205 @@
+"""The loop on a toy task, where every step can be written out."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.loop import Micro, fit
+from medpeft_cli.engine.optim import learning_rate
+from medpeft_cli.errors import RecipeError, RunError
+from medpeft_cli.methods import METHODS
+from medpeft_cli.methods.adapt import Adapted
+from medpeft_cli.methods.inject import Injected
+from medpeft_cli.recipe.schema import Train
+
+
+class Toy(nn.Module):
+    """Two layers, dropout between them, and one that is never used."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(4, 8)
+        self.drop = nn.Dropout(0.0)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(self.body(x)))
+
+
+class Unused(Toy):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(2, 2)
+
+
+def adapted(model):
+    names = [name for name, _ in model.named_parameters()]
+    injected = Injected(names=names, matched=[])
+    method = METHODS["bias"]
+    return Adapted(model, "vit", method, method.config(), names, [], [], [], [], list(model.state_dict()), injected)
+
+
+class ToyTask:
+    """Twelve fixed examples in steps of four and shares of `share`."""
+
+    steps_per_epoch = 3
+
+    def __init__(self, share=4, scores=(0.5,)):
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(12, 4, generator=generator)
+        self.y = torch.randint(0, 3, (12,), generator=generator)
+        self.share, self.scores, self.validated = share, list(scores), 0
+
+    def micro_batches(self, epoch, first_step):
+        for step in range(first_step, 3):
+            starts = range(step * 4, step * 4 + 4, self.share)
+            for part, start in enumerate(starts):
+                rows = slice(start, start + self.share)
+                yield Micro(step, part, part == len(starts) - 1, self.share, (self.x[rows], self.y[rows]))
+
+    def loss(self, model, micro):
+        x, y = micro.batch
+        return functional.cross_entropy(model(x), y, reduction="sum") / 4
+
+    def validate(self, model):
+        assert not model.training
+        self.validated += 1
+        return {"f1_macro": self.scores[min(self.validated, len(self.scores)) - 1], "loss": 1.0}
+
+
+def train(model, task, folder, **spec):
+    spec = Train(**({"epochs": 2, "lr": 0.05, "checkpoint_seconds": 1e9} | spec))
+    return fit(adapted(model), task, spec, 0, torch.device("cpu"), Checkpoint(folder), lambda *a, **k: None)
+
+
+def test_the_steps_are_those_of_adamw_written_out(tmp_path):
+    model, task = Toy(), ToyTask()
+    reference = copy.deepcopy(model)
+    state, best, _ = train(model, task, tmp_path, weight_decay=0.1)
+    spec = Train(epochs=2, lr=0.05)
+    optimiser = torch.optim.AdamW([
+        {"params": [reference.body.weight, reference.fc.weight], "weight_decay": 0.1},
+        {"params": [reference.body.bias, reference.fc.bias], "weight_decay": 0.0},
+    ])  # fmt: skip
+    losses = []
+    for step in range(6):
+        rows = slice(step % 3 * 4, step % 3 * 4 + 4)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, 3, spec)
+        loss = functional.cross_entropy(reference(task.x[rows]), task.y[rows])
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
+    assert [entry["train_loss"] for entry in state.history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
+def test_accumulated_shares_give_the_step_of_the_whole_batch(tmp_path):
+    whole, parts = Toy(), Toy()
+    train(whole, ToyTask(share=4), tmp_path / "a")
+    train(parts, ToyTask(share=1), tmp_path / "b")
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor)
+
+
+def test_the_best_epoch_on_validation_is_kept_the_earlier_of_two_alike(tmp_path):
+    model = Toy()
+    state, best, _ = train(model, ToyTask(scores=(0.3, 0.9, 0.9, 0.1)), tmp_path, epochs=4)
+    assert (state.best_epoch, state.best_value) == (1, 0.9)
+    assert not torch.equal(best["body.weight"], model.body.weight)
+
+
+def test_selection_by_loss_takes_the_lowest(tmp_path):
+    task = ToyTask()
+    losses = iter((0.7, 0.2, 0.5))
+    task.validate = lambda model: {"loss": next(losses)}
+    state, _, _ = train(Toy(), task, tmp_path, epochs=3, select="loss")
+    assert (state.best_epoch, state.best_value) == (1, 0.2)
+
+
+def test_patience_counts_epochs_without_gain(tmp_path):
+    task = ToyTask(scores=(0.5, 0.6, 0.4, 0.4, 0.9))
+    state, _, _ = train(Toy(), task, tmp_path, epochs=9, patience_epochs=2)
+    assert task.validated == 4 and state.best_epoch == 1
+
+
+def test_going_on_from_a_finished_checkpoint_trains_nothing(tmp_path):
+    model = Toy()
+    first, best, _ = train(model, ToyTask(), tmp_path)
+    again, best_again, _ = train(Toy(), task := ToyTask(), tmp_path)
+    assert task.validated == 0
+    assert again.history == first.history
+    assert all(torch.equal(best[name], best_again[name]) for name in best)
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, stop):
+    class Stop(Exception):
+        pass
+
+    class Stopping(ToyTask):
+        def loss(self, model, micro):
+            nonlocal stop
+            stop -= 1
+            if stop == 0:
+                raise Stop
+            return super().loss(model, micro)
+
+    def noisy():
+        model = Toy()
+        model.drop.p = 0.5
+        return model
+
+    whole = noisy()
+    expected, best, _ = train(whole, ToyTask(share=2), tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(noisy(), Stopping(share=2), tmp_path / "cut", checkpoint_seconds=0)
+    torch.manual_seed(stop + 100)  # whatever ran before
+    resumed = noisy()
+    state, best_resumed, _ = train(resumed, ToyTask(share=2), tmp_path / "cut", checkpoint_seconds=0)
+    assert state.history == expected.history
+    assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
+    assert all(torch.equal(best[name], best_resumed[name]) for name in best)
+
+
+def test_the_loss_that_is_not_finite_is_named_by_its_step_and_never_saved(tmp_path):
+    class Broken(ToyTask):
+        def loss(self, model, micro):
+            return super().loss(model, micro) * (float("nan") if micro.step == 2 else 1)
+
+    with pytest.raises(RunError, match="loss became nan at step 2 of epoch 0") as caught:
+        train(Toy(), Broken(), tmp_path, checkpoint_seconds=0)
+    assert "the last finite checkpoint" in caught.value.hint
+    state, content = Checkpoint(tmp_path).load()
+    assert state.step == 2 and all(torch.isfinite(tensor).all() for tensor in content["tensors"].values())
+
+
+def test_a_trained_tensor_that_the_forward_pass_goes_around_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="extra.weight"):
+        train(Unused(), ToyTask(), tmp_path)
+
+
+def test_running_out_of_memory_names_the_knob(tmp_path):
+    class Hungry(ToyTask):
+        def loss(self, model, micro):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(RunError, match="out of memory with train.micro_batch_size") as caught:
+        train(Toy(), Hungry(), tmp_path)
+    assert "train.gradient_checkpointing" in caught.value.hint
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_in_float32_tensors(tmp_path, precision):
+    model = Toy()
+    before = model.body.weight.detach().clone()
+    state, _, _ = train(model, ToyTask(), tmp_path, precision=precision, clip_norm=1.0)
+    assert model.body.weight.dtype == torch.float32 and not torch.equal(model.body.weight, before)
+    assert state.history[1]["train_loss"] < state.history[0]["train_loss"]
