@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +105,18 @@ def describe(assembly: Assembly) -> None:
         f"method    {adapted.method.titles[assembly.built.family]}: trains {counts['method']:,} + head {counts['head']:,} of {counts['total']:,}"
         f" · {counts['moving_buffers']:,} moving buffer values · {len(adapted.matched)} modules matched"
     )
-    console.detail("matched   " + ", ".join(adapted.matched))
+    console.say(f"modules   {_patterns(adapted.matched)}")
     if adapted.unmatched:
         console.warn("targets that match nothing: " + ", ".join(adapted.unmatched))
     console.say(f"device    {assembly.device} · {recipe.train.precision} · {assembly.workers} loader threads")
+
+
+def _patterns(names: list[str]) -> str:
+    """Return module names with their block numbers folded: `blocks.*.attn.qkv ×12`; all of them with --verbose."""
+    if console.verbose or not names:
+        return ", ".join(names) or "none beside the head"
+    counts = Counter(re.sub(r"\b\d+\b", "*", name) for name in names)
+    return ", ".join(f"{pattern} ×{count}" if count > 1 else pattern for pattern, count in counts.items())
 
 
 def facts(assembly: Assembly) -> dict[str, Any]:

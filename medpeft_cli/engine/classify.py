@@ -14,12 +14,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpeft_cli.console import Advance, console
-from medpeft_cli.data.images import Batches, ImageStore, InputSpec, epoch_order
+from medpeft_cli.console import console
+from medpeft_cli.data.images import Batches, ImageStore, epoch_order
 from medpeft_cli.data.manifest import Manifest
-from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, loader_threads, open_dataset, pick_device
+from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, open_dataset, pick_device
 from medpeft_cli.engine.checkpoint import Checkpoint
-from medpeft_cli.engine.loop import Micro, autocast, fit
+from medpeft_cli.engine.loop import Micro, fit
+from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError
@@ -96,8 +97,13 @@ def train(assembly: Assembly, run_dir: Path, record: Record) -> None:
     logits = predict(adapted.model, task.val, assembly.built.input, assembly.device, recipe.train.precision)
     _prove_reload(run_dir / "adapter", task, logits, assembly)
     _write_predictions(run_dir / "predictions-val.csv", assembly.manifest, task.val_indices, logits)
+    delta = _delta_facts(run_dir / "adapter")
+    console.say(
+        f"trained   best {recipe.train.select} {state.best_value:.3f} in epoch {state.best_epoch} · adapter {delta['tensors']} tensors, "
+        f"{delta['bytes']:,} bytes, reloads into a fresh model with the same logits"
+    )
     record.save(
-        delta=_delta_facts(run_dir / "adapter"),
+        delta=delta,
         timing={
             "train_seconds": round(state.seconds, 3),
             "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
@@ -195,44 +201,6 @@ class ClassifyTask:
         logits = predict(model, self.val, self.spec, self.device, self.recipe.train.precision)
         labels = self.manifest.labels[self.val_indices]
         return {name: point(softmax(logits), labels, name) for name in VALIDATION_METRICS}
-
-
-def evaluation_batches(manifest: Manifest, indices: np.ndarray, spec: InputSpec, recipe: ClassifyRecipe) -> Batches:
-    """Return the batches of one split in ascending order, centre-cropped, the same at each pass."""
-    shares = np.array_split(indices, math.ceil(len(indices) / recipe.evaluate.batch_size))
-    return Batches(ImageStore(manifest), manifest.labels, spec, None, shares, recipe.seed, 0, loader_threads(recipe))
-
-
-def normalise(images: Tensor, spec: InputSpec) -> Tensor:
-    """Turn uint8 (B, 3, S, S) in [0, 255] into float32 (x / 255 − mean) / std per channel."""
-    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
-    return (images.float() - mean) / std
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module,
-    batches: Batches,
-    spec: InputSpec,
-    device: torch.device,
-    precision: str,
-    advance: Advance | None = None,
-) -> Tensor:
-    """Return the logits of every image of `batches`, float32 (N, K) on the CPU; the model must be in eval mode."""
-    model.eval()
-    parts = []
-    for images, _ in batches:
-        with autocast(device, precision):
-            parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
-        if advance is not None:
-            advance(len(images))
-    return torch.cat(parts).cpu()
-
-
-def softmax(logits: Tensor) -> np.ndarray:
-    """Return class probabilities, float64 (N, K)."""
-    return torch.softmax(logits.double(), dim=1).numpy()
 
 
 def _prove_reload(folder: Path, task: ClassifyTask, logits: Tensor, assembly: Assembly) -> None:

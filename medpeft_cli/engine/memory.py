@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from medpeft_cli.data.images import InputSpec, eval_image
+from medpeft_cli.engine.predict import normalise
 from medpeft_cli.errors import DataError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt
@@ -27,16 +30,12 @@ class Restored:
     info: dict[str, Any]
 
     @property
-    def model(self):  # noqa: ANN201
+    def model(self) -> nn.Module:
         """The adapted nn.Module: float32 (B, 3, S, S) → logits (B, K)."""
         return self.adapted.model
 
-    def preprocess(self, image: Image.Image):  # noqa: ANN201
+    def preprocess(self, image: Image.Image) -> Tensor:
         """Turn a Pillow image into the model's input, float32 (1, 3, S, S), exactly as in evaluation."""
-        import torch
-
-        from medpeft_cli.engine.classify import normalise
-
         pixels = eval_image(np.asarray(image.convert("RGB")), self.input)
         return normalise(torch.from_numpy(pixels.copy())[None], self.input)
 

@@ -100,7 +100,7 @@ def test_images_of_odd_modes_train(raw):
     folder = raw / "raw" / "left"
     picture = Image.open(folder / "left_00.png")
     picture.convert("1").save(folder / "left_00.png")
-    Image.fromarray((np.asarray(picture.convert("L")).astype(np.uint16) * 257)).save(folder / "left_01.png")
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(folder / "left_01.png")
     picture.convert("RGBA").save(folder / "left_02.png")
     picture.convert("P").save(folder / "left_03.png")
     picture.convert("CMYK").save(folder / "left_04.jpg")

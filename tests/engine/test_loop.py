@@ -141,7 +141,7 @@ def test_going_on_from_a_finished_checkpoint_trains_nothing(tmp_path):
 
 @pytest.mark.parametrize("stop", range(1, 12))
 def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, stop):
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     class Stopping(ToyTask):
@@ -149,7 +149,7 @@ def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, st
             nonlocal stop
             stop -= 1
             if stop == 0:
-                raise Stop
+                raise StopError
             return super().loss(model, micro)
 
     def noisy():
@@ -159,7 +159,7 @@ def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, st
 
     whole = noisy()
     expected, best, _ = train(whole, ToyTask(share=2), tmp_path / "whole")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train(noisy(), Stopping(share=2), tmp_path / "cut", checkpoint_seconds=0)
     torch.manual_seed(stop + 100)  # whatever ran before
     resumed = noisy()

@@ -85,10 +85,17 @@ def test_what_is_not_in_the_cache_is_an_error_with_a_way_out(hub):
 def test_the_input_belongs_to_the_weights_unless_overridden():
     built = build_backbone(Backbone(name="test_resnet", weights="random"), 2, seed=0)
     config = timm.data.resolve_data_config(pretrained_cfg=built.model.pretrained_cfg)
-    assert built.input == InputSpec(160, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"])
+    assert built.input == InputSpec(
+        160, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"]
+    )
     own = Input(size=64, mean=(0.5, 0.5, 0.5), interpolation="lanczos")
     changed = build_backbone(Backbone(name="test_resnet", weights="random", input=own), 2, seed=0).input
-    assert (changed.size, changed.mean, changed.std, changed.interpolation) == (64, (0.5,) * 3, built.input.std, "lanczos")
+    assert (changed.size, changed.mean, changed.std, changed.interpolation) == (
+        64,
+        (0.5,) * 3,
+        built.input.std,
+        "lanczos",
+    )
 
 
 def test_a_transformer_is_built_for_the_size_it_is_to_read():

@@ -1,0 +1,52 @@
+"""What a model says of a split: batches in, logits and probabilities out."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medpeft_cli.console import Advance
+from medpeft_cli.data.images import Batches, ImageStore, InputSpec
+from medpeft_cli.data.manifest import Manifest
+from medpeft_cli.engine.assembly import loader_threads
+from medpeft_cli.engine.loop import autocast
+from medpeft_cli.recipe.schema import ClassifyRecipe
+
+
+def evaluation_batches(manifest: Manifest, indices: np.ndarray, spec: InputSpec, recipe: ClassifyRecipe) -> Batches:
+    """Return the batches of one split in ascending order, centre-cropped, the same at each pass."""
+    shares = np.array_split(indices, math.ceil(len(indices) / recipe.evaluate.batch_size))
+    return Batches(ImageStore(manifest), manifest.labels, spec, None, shares, recipe.seed, 0, loader_threads(recipe))
+
+
+def normalise(images: Tensor, spec: InputSpec) -> Tensor:
+    """Turn uint8 (B, 3, S, S) in [0, 255] into float32 (x / 255 − mean) / std per channel."""
+    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    batches: Batches,
+    spec: InputSpec,
+    device: torch.device,
+    precision: str,
+    advance: Advance | None = None,
+) -> Tensor:
+    """Return the logits of every image of `batches`, float32 (N, K) on the CPU; the model must be in eval mode."""
+    model.eval()
+    parts = []
+    for images, _ in batches:
+        with autocast(device, precision):
+            parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
+        if advance is not None:
+            advance(len(images))
+    return torch.cat(parts).cpu()
+
+
+def softmax(logits: Tensor) -> np.ndarray:
+    """Return class probabilities, float64 (N, K)."""
+    return torch.softmax(logits.double(), dim=1).numpy()
