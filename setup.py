@@ -29,7 +29,7 @@ DEPENDENCIES = [
     "numpy>=1.26",
     "pillow>=10.3",
     "pydicom>=3.0",
-    "scikit-learn>=1.5",
+    "scipy>=1.13",
 ]
 
 

@@ -1,7 +1,7 @@
 """Parameter-efficient fine-tuning for medical images.
 
 from medpeft_cli import load_adapter
-tuned = load_adapter("results/isic_ssf/<run>/adapter")     # tuned.model, tuned.preprocess(image), tuned.classes
+tuned = load_adapter("results/isic_ssf/<run>/adapter")     # tuned.model(tuned.preprocess("a.png")), tuned.classes
 """
 
 from typing import TYPE_CHECKING

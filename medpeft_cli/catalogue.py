@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from medpeft_cli.errors import RecipeError
+
 BACKBONES = [  # the paper's, and one of each further family that the tests cover
     ("resnet50.a1_in1k", "cnn", "the paper's CNN (Table 2)"),
     ("vit_base_patch16_224.augreg_in21k", "vit", "the paper's ViT-B (Table 3)"),
@@ -57,11 +59,17 @@ def backbone_rows(text: str | None) -> list[dict[str, Any]]:
     """Return the listed backbones, or every pre-trained timm name that contains `text` (imports timm)."""
     if text is None:
         return [{"name": name, "family": family, "note": note} for name, family, note in BACKBONES]
-    import timm
-
     from medpeft_cli import compat  # noqa: F401
 
-    return [{"name": name, "family": None, "note": "timm"} for name in timm.list_models(f"*{text}*", pretrained=True)]
+    # isort: split
+    import timm
+
+    names = timm.list_models(f"*{text}*", pretrained=True)
+    if not names:
+        raise RecipeError(
+            f"timm has no pre-trained model whose name contains {text!r}", "try a shorter part of the name"
+        )
+    return [{"name": name, "family": None, "note": "timm"} for name in names]
 
 
 def recipe_rows(folder: Path) -> list[dict[str, Any]]:
@@ -70,7 +78,6 @@ def recipe_rows(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RecipeError: if the folder is missing, or a recipe in it is wrong.
     """
-    from medpeft_cli.errors import RecipeError
     from medpeft_cli.recipe.load import load_recipe
 
     if not folder.is_dir():

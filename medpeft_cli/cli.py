@@ -47,6 +47,9 @@ Set = Annotated[
 Demo = Annotated[
     bool, typer.Option("--demo", help="Synthetic data and a bundled backbone instead: no download, no GPU.")
 ]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's local weights are now, if moved.")
+]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
 
 
@@ -96,7 +99,7 @@ def prepare(
         ),
     ] = 256,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed of a stratified split. Default: the card's.")
+        int | None, typer.Option("--seed", metavar="N", help="Seed of a stratified split. Default: the card's.", min=0)
     ] = None,
     allow_bad: Annotated[
         int,
@@ -114,7 +117,7 @@ def prepare(
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
     loaded = load_card(card)
-    root = root or Path("data") / loaded.name
+    root = root or Path("data") / Path(card).stem
     manifest = prepare_dataset(loaded, source, root, size=size, seed=seed, check=check, allow_bad=allow_bad)
     console.result(manifest.info, None if check else str(root / "manifest.csv"))
 
@@ -168,6 +171,13 @@ def finetune(
 @app.command(epilog=_examples("medpeft evaluate results/isic_ssf/*", "medpeft evaluate results/isic_ssf/RUN --json"))
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")],
+    bootstrap: Annotated[
+        int | None, typer.Option("--bootstrap", metavar="N", help="Resamples behind each interval; 0 = none.", min=0)
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", metavar="FRACTION", help="Coverage of each interval, 0–1.")
+    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Score the test split of trained runs.
 
@@ -176,12 +186,23 @@ def evaluate(
     from medpeft_cli.engine.classify import evaluate_run
     from medpeft_cli.report.run_table import print_run
 
-    records = [evaluate_run(run) for run in runs]
+    changes = {"bootstrap": bootstrap, "confidence": confidence}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    records, problems = [], []
+    for run in runs:
+        try:
+            records.append(evaluate_run(run, weights, **changes))
+        except MedpeftError as error:
+            problems.append(error)
+    for error in problems:
+        console.error(error)
     if console.json:
         console.result([{"run": str(record.run_dir), "metrics": record.data["metrics"]} for record in records])
     else:
         for record in records:
             print_run(record.data)
+    if problems:
+        raise typer.Exit(problems[0].exit_code)
 
 
 @app.command(
@@ -225,6 +246,7 @@ def report(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
     merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="The .safetensors file to write.")],
+    weights: Weights = None,
 ) -> None:
     """Fold the adapter into the backbone: plain timm weights.
 
@@ -232,7 +254,7 @@ def export(
     """
     from medpeft_cli.engine.export import export_merged
 
-    export_merged(run, merged)
+    export_merged(run, merged, weights)
     console.result({"file": str(merged)}, str(merged))
 
 
@@ -322,14 +344,15 @@ def main() -> None:
         console.error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has left
         sys.exit(0)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
-            print(f"error: {error.format_message()}\n  hint: medpeft --help", file=sys.stderr)
+            command = getattr(getattr(error, "ctx", None), "command_path", "medpeft")
+            print(f"error: {error.format_message()}\n  hint: {command} --help", file=sys.stderr)
             sys.exit(2)
         import traceback
 

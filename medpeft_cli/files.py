@@ -1,5 +1,6 @@
 """Atomic files: a reader sees the old content or the new, never half of one."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -47,7 +48,7 @@ def unwritable(path: Path, error: OSError) -> RunError:
     """Return the error for a path that cannot be written."""
     return RunError(
         f"{path}: cannot be written: {error.strerror or error}",
-        "free space or choose another folder with --results; what was finished is kept, the same command goes on",
+        "free space or choose another folder; what was finished is kept, and the same command goes on",
     )
 
 
@@ -74,3 +75,9 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable: {error}") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

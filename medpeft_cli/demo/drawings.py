@@ -61,23 +61,23 @@ def dermoscopy(label: str, group: Generator, rng: Generator) -> Array:
     found = _findings(LESIONS, label, rng)
     skin = np.array([0.86, 0.68, 0.58]) + group.normal(0, 0.05) + group.normal(0, 0.02, 3)
     picture = skin + 0.02 * _smooth(rng, 5)[..., None] + 0.015 * _smooth(rng, 1)[..., None]
-    edge = _ellipse(rng, rng.uniform(0.3, 0.62), rng.uniform(0.7, 1.0), warp=0.05 + 0.3 * found["ragged"])
+    edge = _ellipse(rng, rng.uniform(0.42, 0.7), rng.uniform(0.75, 1.0), warp=0.05 + 0.4 * found["ragged"])
     body = _inside(edge, 0.04 + 0.22 * found["soft"])
     # darker or lighter, redder or browner: colour alone does not tell the classes apart
     tint = rng.normal(0, 0.08) + rng.normal(0, 0.03) * np.array([1.0, -0.8, -0.5])
     lesion = found["colour"] + tint + 0.03 * _smooth(rng, 2)[..., None]
     lesion = lesion - 0.22 * found["patchy"] * np.clip(_smooth(rng, 5), -0.6, 2)[..., None] * np.array([1.0, 0.9, 0.5])
-    mesh = np.abs(_smooth(rng, 1.6))
-    lesion -= 0.22 * found["net"] * np.exp(-((mesh / 0.35) ** 2))[..., None]
-    lesion += 0.25 * found["scaly"] * np.clip(_smooth(rng, 1.2) - 0.9, 0, 1.5)[..., None]
-    lesion += 0.32 * found["scar"] * _inside(np.hypot(X, Y) - 0.2, 0.3)[..., None]
-    lesion += 0.35 * found["dots"] * _spots(rng, 16, 0.045)[..., None] * np.array([1.0, 0.95, 0.7])
+    mesh = np.abs(_smooth(rng, 1.9))
+    lesion -= 0.3 * found["net"] * np.exp(-((mesh / 0.35) ** 2))[..., None]
+    lesion += 0.3 * found["scaly"] * np.clip(_smooth(rng, 1.4) - 0.8, 0, 1.5)[..., None]
+    lesion += 0.4 * found["scar"] * _inside(edge + 0.35, 0.3)[..., None]
+    lesion += 0.45 * found["dots"] * _spots(rng, 20, 0.055)[..., None] * np.array([1.0, 0.95, 0.7])
     lagoons = _spots(rng, 14, 0.11)[..., None]
     lesion += found["lagoons"] * (lagoons - 0.4) * np.array([0.12, -0.12, -0.04])
-    red_lines = _lines(rng, 6, 30, bend=0.12, width=0.55)[..., None]
-    lesion -= 0.35 * found["vessels"] * red_lines * np.array([0.2, 1.0, 0.9])
+    red_lines = _lines(rng, 8, 40, bend=0.12, width=0.6)[..., None]
+    lesion -= 0.5 * found["vessels"] * red_lines * np.array([0.2, 1.0, 0.9])
     picture = picture * (1 - body[..., None]) + lesion * body[..., None]
-    hairs = _lines(rng, int(rng.integers(0, 9)) if rng.random() < 0.5 else 0, 90, bend=0.015, width=0.45)
+    hairs = _lines(rng, int(rng.integers(1, 7)) if rng.random() < 0.4 else 0, 90, bend=0.015, width=0.45)
     picture *= (1 - 0.7 * hairs[..., None]) * (1 + group.normal(0, 0.03, 3))
     vignette = 1 - group.uniform(0.0, 0.35) * np.clip(np.hypot(X, Y) - 0.6, 0, 1)
     return _expose(picture * vignette[..., None], group, rng, noise=0.025)

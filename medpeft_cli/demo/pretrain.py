@@ -93,6 +93,7 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     }
     temporary = path.with_suffix(".part")
     save_file(tensors, temporary, metadata)
+    temporary.chmod(0o644)  # safetensors writes files that others cannot read
     temporary.replace(path)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from medpeft_cli.data.manifest import Manifest, read_manifest
 from medpeft_cli.engine.memory import keep_freed_memory
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError
+from medpeft_cli.files import sha256_file
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt, probe
 from medpeft_cli.models.backbones import Built, build_backbone
 from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.environment import describe_device, describe_environment
-from medpeft_cli.runs.skip import dataset_root
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ def assemble(recipe: ClassifyRecipe) -> Assembly:
 def open_dataset(recipe: ClassifyRecipe) -> tuple[Card, Manifest]:
     """Read the card and the prepared dataset of a recipe; a demo's twin is made where it is missing."""
     card = load_card(recipe.data.card)
-    root = dataset_root(recipe)
+    root = recipe.data.folder
     if recipe.demo:
         from medpeft_cli.demo.twins import ensure_twin
 
         ensure_twin(recipe.data.card, root)
-    return card, read_manifest(root, card)
+    manifest = read_manifest(root, card)
+    if "twin" in manifest.info and not recipe.demo:
+        raise DataError(
+            f"{root}: holds a synthetic twin, and this run is no demo",
+            "add --demo, or point data.root at the real dataset",
+        )
+    return card, manifest
 
 
 def loader_threads(recipe: ClassifyRecipe) -> int:
@@ -135,12 +142,21 @@ def facts(assembly: Assembly) -> dict[str, Any]:
             "train_images": len(used),
             "store_size": manifest.info["size"],
         },
-        "weights": {"source": built.weights_source, "sha256": built.weights_sha256},
+        "weights": {
+            "source": built.weights_source,
+            "sha256": built.weights_sha256,
+            "file_sha256": _file_sha256(recipe),
+        },
         "input": vars(built.input) | {"mean": list(built.input.mean), "std": list(built.input.std)},
         "parameters": adapted.counts(),
         "modules": {"matched": adapted.matched, "unmatched": adapted.unmatched},
         "environment": describe_environment() | describe_device(str(assembly.device)),
     }
+
+
+def _file_sha256(recipe: ClassifyRecipe) -> str | None:
+    path = Path(recipe.backbone.weights)
+    return sha256_file(path) if path.is_file() else None
 
 
 def dry_run(recipe: ClassifyRecipe) -> dict[str, Any]:

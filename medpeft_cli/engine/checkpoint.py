@@ -59,7 +59,7 @@ class Checkpoint:
             DataError: if the checkpoint is damaged.
         """
         path = self.folder / "last.pt"
-        if not path.is_file():
+        if not self.exists():
             return None
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -78,6 +78,10 @@ class Checkpoint:
             raise DataError(
                 f"{path}: damaged checkpoint: {error}", f"delete {self.folder} to start this run again"
             ) from error
+
+    def exists(self) -> bool:
+        """Tell whether a state was saved."""
+        return (self.folder / "last.pt").is_file()
 
     def remove(self) -> None:
         """Delete the folder of a finished run."""

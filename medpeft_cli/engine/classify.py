@@ -1,6 +1,5 @@
 """Classification from recipe to record: the whole line is `run_classification`."""
 
-import hashlib
 import json
 import math
 import time
@@ -19,19 +18,19 @@ from medpeft_cli.data.images import Batches, ImageStore, epoch_order
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, open_dataset, pick_device
 from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.loop import Micro, fit
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
-from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RunError
-from medpeft_cli.files import write_text
+from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.record import Record, run_lock
-from medpeft_cli.runs.skip import finished_run, refuse_changed_data, run_directory
+from medpeft_cli.runs.skip import finished_run, refuse_changed_inputs, run_directory
 
 VALIDATION_METRICS = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_ovr")
 RELOAD_TOLERANCE = 1e-3  # of the logits, on devices whose sums are not reproducible; on a CPU they must be equal
@@ -59,23 +58,24 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
         if finished_run(loaded, results, evaluate=evaluate):  # by another process, since the command started
             return run_dir
         try:
-            if record.data["status"] != "trained":
-                record.save(status="running", error=None)
-                # --- data and model
-                assembly = assemble(recipe)
-                refuse_changed_data(record, assembly.manifest.root, assembly.manifest.sha256)
-                describe(assembly)
-                record.save(**facts(assembly))
-                # --- train; validation picks the epoch
-                train(assembly, run_dir, record)
-                record.save(status="trained")
-            # --- test split, once
-            if evaluate:
-                evaluate_run(run_dir)
-                record = Record.read(run_dir)
-            Checkpoint(run_dir / "checkpoint").remove()
+            with explained(recipe):
+                if "delta" not in record.data:
+                    record.save(status="running", error=None)
+                    # --- data and model
+                    assembly = assemble(recipe)
+                    refuse_changed_inputs(record, assembly.manifest.sha256, assembly.built.weights_sha256)
+                    describe(assembly)
+                    record.save(**facts(assembly))
+                    # --- train; validation picks the epoch
+                    train(assembly, run_dir, record)
+                record.save(status="trained", error=None)
+                Checkpoint(run_dir / "checkpoint").remove()
+                # --- test split, once
+                if evaluate:
+                    _score_test(record, recipe)
         except KeyboardInterrupt:
             record.save(status="cancelled")
+            console.say(f"stopped; the same command goes on from the last checkpoint: {command}")
             raise
         except Exception as error:
             record.save(status="failed", error=f"{type(error).__name__}: {error}")
@@ -86,13 +86,15 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
 def train(assembly: Assembly, run_dir: Path, record: Record) -> None:
     """Fit, save the adapter, prove that it reloads, and complete the record up to validation."""
     recipe, adapted = assembly.recipe, assembly.adapted
+    for stale in run_dir.glob("predictions*.csv"):  # of an earlier model; they would be scored as this one's
+        stale.unlink()
     task = ClassifyTask(assembly)
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(recipe.train.epochs * task.steps_per_epoch, record.data["id"], "steps") as advance:
         state, best, memory = fit(adapted, task, recipe.train, recipe.seed, assembly.device, checkpoint, advance)
     write_text(run_dir / "history.jsonl", "".join(_json_line(entry) for entry in state.history))
     set_delta(adapted, best)
-    info = adapter_info(recipe, assembly.built, assembly.manifest.classes, record.data["id"])
+    info = adapter_info(recipe, assembly.built, assembly.manifest, record.data["id"])
     save_adapter(adapted, run_dir / "adapter", info)
     logits = predict(adapted.model, task.val, assembly.built.input, assembly.device, recipe.train.precision)
     _prove_reload(run_dir / "adapter", task, logits, assembly)
@@ -110,41 +112,53 @@ def train(assembly: Assembly, run_dir: Path, record: Record) -> None:
         },
         memory=memory | {"device": str(assembly.device)},
         selection={"metric": recipe.train.select, "epoch": state.best_epoch, "value": state.best_value},
-        metrics={"val": _scores(run_dir / "predictions-val.csv", assembly.manifest, recipe)},
+        metrics={"val": _scores(run_dir / "predictions-val.csv", record.data["data"], recipe)},
     )
 
 
-def evaluate_run(run_dir: Path) -> Record:
-    """Score the test split of a trained run: once by the model into predictions.csv, from then on from that file.
+def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> Record:
+    """Score the test split of a trained run: once by the model into predictions.csv, from then on from that file alone.
+
+    Args:
+        run_dir: a run that `finetune` has trained.
+        weights: where the backbone's local weights are now; None = where they were.
+        changes: fields of the recipe's `evaluate` to use instead, such as bootstrap=5000.
 
     Raises:
         DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
     """
-    record = Record.read(run_dir)
-    if (
-        record.data["status"] not in ("trained", "finished", "running", "failed", "cancelled")
-        or "delta" not in record.data
-    ):
-        raise DataError(
-            f"{run_dir}: not trained yet (status {record.data['status']!r})", f"finish it: {record.data['command']}"
-        )
-    recipe = ClassifyRecipe.model_validate(record.data["recipe"])
-    _, manifest = open_dataset(recipe)
-    refuse_changed_data(record, manifest.root, manifest.sha256)
-    path = run_dir / "predictions.csv"
+    Record.read(run_dir)  # before a lock file is made in a folder that is no run
+    with run_lock(run_dir):
+        record = Record.read(run_dir)
+        if "delta" not in record.data:
+            raise DataError(
+                f"{run_dir}: not trained yet (status {record.data['status']!r})", f"finish it: {record.data['command']}"
+            )
+        recipe = record.recipe
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
+        with explained(recipe):
+            _score_test(record, recipe, weights)
+    return record
+
+
+def _score_test(record: Record, recipe: ClassifyRecipe, weights: Path | None = None) -> None:
+    """Write predictions.csv if it is not there, and the metrics that follow from it."""
+    path = record.run_dir / "predictions.csv"
     started = time.monotonic()
     if not path.is_file():
+        _, manifest = open_dataset(recipe)
+        refuse_changed_inputs(record, manifest.sha256)
         device = pick_device(recipe.device)
-        restored = restore_adapter(run_dir / "adapter")
-        restored.adapted.model.to(device).eval()
+        restored = restore_adapter(record.run_dir / "adapter", weights)
+        restored.adapted.model.to(device)
         indices = manifest.indices("test")
         batches = evaluation_batches(manifest, indices, restored.input, recipe)
         with console.progress(len(indices), "test", "images") as advance:
             logits = predict(restored.adapted.model, batches, restored.input, device, recipe.train.precision, advance)
         _write_predictions(path, manifest, indices, logits)
         record.data["timing"]["eval_seconds"] = round(time.monotonic() - started, 3)
-    record.save(status="finished", metrics=record.data["metrics"] | {"test": _scores(path, manifest, recipe)})
-    return record
+    test = _scores(path, record.data["data"], recipe)
+    record.save(status="finished", error=None, metrics=record.data["metrics"] | {"test": test})
 
 
 class ClassifyTask:
@@ -227,25 +241,21 @@ def _write_predictions(path: Path, manifest: Manifest, indices: np.ndarray, logi
 def _delta_facts(folder: Path) -> dict[str, Any]:
     path = folder / TENSOR_FILE
     with safe_open(path, framework="pt") as tensors:
-        count = len(tensors.keys())
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"tensors": count, "bytes": path.stat().st_size, "sha256": sha256}
+        return {"tensors": len(tensors.keys()), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def _scores(path: Path, manifest: Manifest, recipe: ClassifyRecipe) -> dict[str, Any]:
-    _, groups, labels, probabilities = read_predictions(path, manifest.classes)
-    clusters = groups if len(set(groups)) < len(groups) else None  # patients are resampled whole
-    own = recipe.evaluate
-    seed = seed_of(recipe.seed, "bootstrap")
+def _scores(path: Path, data: dict[str, Any], recipe: ClassifyRecipe) -> dict[str, Any]:
+    """Score a predictions file; runs on the same data meet the same resamples, so that they can be paired."""
+    classes = tuple(data["classes"])
+    _, groups, labels, probabilities = read_predictions(path, classes)
     return score(
         probabilities,
         labels,
-        manifest.classes,
-        bootstrap=own.bootstrap,
-        confidence=own.confidence,
-        seed=seed,
-        groups=clusters,
+        classes,
+        bootstrap=recipe.evaluate.bootstrap,
+        confidence=recipe.evaluate.confidence,
+        seed=int(data["manifest_sha256"][:8], 16),
+        groups=groups if len(set(groups)) < len(groups) else None,  # patients are resampled whole
     )
 
 

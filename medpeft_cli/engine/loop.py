@@ -72,13 +72,13 @@ def fit(
         RunError: for a non-finite loss or too little memory.
     """
     model = adapted.model
-    optimiser = build_optimiser(adapted.trainable(), spec)
+    optimiser = build_optimiser(adapted.trainable(), spec, _undecayed(model))
     scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "float16")
     parameters = [parameter for _, parameter in adapted.trainable()]
     if spec.gradient_checkpointing:
         _checkpoint_activations(adapted)
 
-    adapted.start(spec.epochs * task.steps_per_epoch)
+    adapted.schedule.start(spec.epochs * task.steps_per_epoch)
 
     state, best = State(), {}
     if (saved := checkpoint.load()) is not None:
@@ -86,7 +86,7 @@ def fit(
         set_delta(adapted, content["tensors"])
         optimiser.load_state_dict(content["optimiser"])
         scaler.load_state_dict(content["scaler"])
-        adapted.set_schedule_state(content["schedule"])
+        adapted.schedule.set_state(content["schedule"])
         best = checkpoint.load_best(state) if state.best_epoch is not None else {}
         advance(state.epoch * task.steps_per_epoch + state.step, resumed=True)
 
@@ -101,15 +101,17 @@ def fit(
         _collect(pending, state, spec, checkpoint)
         state.seconds += time.monotonic() - started
         started = time.monotonic()
+        delta = get_delta(adapted)
+        _refuse_non_finite(delta, state, spec)
         if written_best != state.best_epoch:
             checkpoint.save_best(state.best_epoch, best)
             written_best = state.best_epoch
         checkpoint.save(
             state,
-            tensors=get_delta(adapted),
+            tensors=delta,
             optimiser=optimiser.state_dict(),
             scaler=scaler.state_dict(),
-            schedule=adapted.schedule_state(),
+            schedule=adapted.schedule.state(),
         )
         saved_at = time.monotonic()
 
@@ -119,16 +121,11 @@ def fit(
         for micro in task.micro_batches(state.epoch, state.step):
             # --- forward and backward: each share has its own dropout, whatever ran before
             torch.manual_seed(seed_of(seed, f"dropout/{state.epoch}/{micro.step}/{micro.part}"))
-            try:
-                with autocast(device, spec.precision):
-                    loss = task.loss(model, micro)
-                    if micro.last and (penalty := adapted.penalty()) is not None:
-                        loss = loss + penalty
-                scaler.scale(loss).backward()
-            except RuntimeError as error:
-                if _is_out_of_memory(error):
-                    raise _out_of_memory(error, spec) from error
-                raise
+            with autocast(device, spec.precision):
+                loss = task.loss(model, micro)
+                if micro.last and (penalty := adapted.schedule.penalty()) is not None:
+                    loss = loss + penalty
+            scaler.scale(loss).backward()
             loss_of_step += loss.detach()
             state.images += micro.count
             if not reached:
@@ -141,12 +138,15 @@ def fit(
             done = state.epoch * task.steps_per_epoch + micro.step
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(done, task.steps_per_epoch, spec)
-            if spec.clip_norm is not None:
+            scale = scaler.get_scale()
+            if scaler.is_enabled():
                 scaler.unscale_(optimiser)
+            if spec.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, spec.clip_norm)
             scaler.step(optimiser)
             scaler.update()
-            adapted.after_step(done)
+            if scaler.get_scale() >= scale:  # otherwise a float16 gradient overflowed and the step was left out
+                adapted.schedule.after_step(done)
             optimiser.zero_grad(set_to_none=True)
             pending.append(loss_of_step)
             loss_of_step = torch.zeros((), device=device)
@@ -186,6 +186,11 @@ def autocast(device: torch.device, precision: str):  # noqa: ANN201
     return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
 
 
+def _undecayed(model: nn.Module) -> set[str]:
+    """Return the names that timm exempts from weight decay: embeddings and tokens."""
+    return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+
+
 def _train_mode(adapted: Adapted) -> None:
     adapted.model.train()
     hold_norms(adapted)
@@ -210,17 +215,22 @@ def _collect(pending: list[Tensor], state: State, spec: Train, checkpoint: Check
     pending.clear()
     for offset, value in enumerate(values):
         if not math.isfinite(value):
-            kept = (
-                f"the last finite checkpoint is in {checkpoint.folder}"
-                if (checkpoint.folder / "last.pt").exists()
-                else ""
-            )
-            raise RunError(
-                f"loss became {value} at step {first + offset} of epoch {state.epoch} (precision {spec.precision}, lr {spec.lr:g})",
-                "lower train.lr, or set train.precision to bfloat16 or float32, or train.clip_norm to 1.0"
-                + (f"; {kept}" if kept else ""),
-            )
+            kept = f"; the last finite checkpoint is in {checkpoint.folder}" if checkpoint.exists() else ""
+            raise _diverged(f"loss became {value} at step {first + offset} of epoch {state.epoch}", spec, kept)
     state.losses.extend(values)
+
+
+def _refuse_non_finite(delta: dict[str, Tensor], state: State, spec: Train) -> None:
+    for name, tensor in delta.items():
+        if not torch.isfinite(tensor).all():
+            raise _diverged(f"{name} is no longer finite after step {state.step} of epoch {state.epoch}", spec)
+
+
+def _diverged(what: str, spec: Train, kept: str = "") -> RunError:
+    return RunError(
+        f"{what} (precision {spec.precision}, lr {spec.lr:g})",
+        f"lower train.lr, or set train.precision to bfloat16 or float32, or train.clip_norm to 1.0{kept}",
+    )
 
 
 def _checkpoint_activations(adapted: Adapted) -> None:
@@ -236,14 +246,3 @@ def _checkpoint_activations(adapted: Adapted) -> None:
             "train.gradient_checkpointing: this backbone does not support it",
             "set it to false and lower train.micro_batch_size",
         ) from error
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _out_of_memory(error: RuntimeError, spec: Train) -> RunError:
-    return RunError(
-        f"out of memory with train.micro_batch_size {spec.micro_batch_size}: {str(error).splitlines()[0]}",
-        "lower train.micro_batch_size (the batch size stays the same) or set train.gradient_checkpointing=true",
-    )

@@ -1,7 +1,7 @@
 """AdamW over the trained tensors, and the learning rate as a closed form of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -9,16 +9,22 @@ from torch import nn
 from medpeft_cli.recipe.schema import Train
 
 
-def build_optimiser(trainable: Iterable[tuple[str, nn.Parameter]], spec: Train) -> torch.optim.AdamW:
-    """Return AdamW; tensors of one dimension (biases, norms, scales, shifts) are not decayed.
+def build_optimiser(
+    trainable: Iterable[tuple[str, nn.Parameter]], spec: Train, undecayed: Collection[str] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW; biases, norms, scales, shifts and what the backbone exempts are not decayed.
+
+    A tensor counts as a vector, whatever its shape, if at most one of its sides is longer than 1.
 
     Args:
         trainable: (name, parameter) pairs; all of them are optimised.
         spec: lr, betas and weight_decay of the recipe.
+        undecayed: further names that are not decayed, such as timm's `no_weight_decay()`.
     """
     matrices, vectors = [], []
-    for _, parameter in trainable:
-        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    for name, parameter in trainable:
+        is_vector = sum(side > 1 for side in parameter.shape) <= 1
+        (vectors if is_vector or name in undecayed else matrices).append(parameter)
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     fused = all(parameter.is_cuda for parameter in matrices + vectors)
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, fused=fused)

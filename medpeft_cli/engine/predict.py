@@ -11,6 +11,7 @@ from medpeft_cli.data.images import Batches, ImageStore, InputSpec
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import loader_threads
 from medpeft_cli.engine.loop import autocast
+from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import ClassifyRecipe
 
 
@@ -36,7 +37,11 @@ def predict(
     precision: str,
     advance: Advance | None = None,
 ) -> Tensor:
-    """Return the logits of every image of `batches`, float32 (N, K) on the CPU; the model must be in eval mode."""
+    """Return the logits of every image of `batches`, float32 (N, K) on the CPU; the model is put into eval mode.
+
+    Raises:
+        RunError: if an output is not finite.
+    """
     model.eval()
     parts = []
     for images, _ in batches:
@@ -44,7 +49,12 @@ def predict(
             parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
         if advance is not None:
             advance(len(images))
-    return torch.cat(parts).cpu()
+    logits = torch.cat(parts).cpu()
+    if not torch.isfinite(logits).all():
+        raise RunError(
+            "the model's outputs are not finite: training has diverged", "lower train.lr or set train.clip_norm to 1.0"
+        )
+    return logits
 
 
 def softmax(logits: Tensor) -> np.ndarray:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.inject import Injected, freeze
 from medpeft_cli.methods.method import Family, Method
+from medpeft_cli.methods.schedule import Schedule
 from medpeft_cli.models import sites
 from medpeft_cli.recipe.schema import Strict
 
@@ -66,34 +67,17 @@ class Adapted:
             "moving_buffers": sum(buffers[name].numel() for name in self.moving_names),
         }
 
-    def start(self, total_steps: int) -> None:
-        """Tell the method how many optimiser steps there will be; only AdaLoRA listens."""
-        if self.injected.schedule is not None:
-            self.injected.schedule.start(total_steps)
-
-    def penalty(self) -> Tensor | None:
-        """Return what the method adds to the loss once per optimiser step (AdaLoRA), a scalar; None for most methods."""
-        return None if self.injected.schedule is None else self.injected.schedule.penalty()
-
-    def after_step(self, step: int) -> None:
-        """Call after optimiser step number `step` (from 0), while the gradients are still there."""
-        if self.injected.schedule is not None:
-            self.injected.schedule.after_step(step)
-
-    def schedule_state(self) -> dict[str, Tensor]:
-        """Return what `after_step` remembers between steps, for a checkpoint; empty for most methods."""
-        return {} if self.injected.schedule is None else self.injected.schedule.state()
-
-    def set_schedule_state(self, state: dict[str, Tensor]) -> None:
-        """Take up what `schedule_state` gave."""
-        if self.injected.schedule is not None:
-            self.injected.schedule.set_state(state)
+    @property
+    def schedule(self) -> Schedule:
+        """What the training loop calls at each optimiser step."""
+        return self.injected.schedule
 
 
 def adapt(model: nn.Module, family: Family, method: Method, config: Strict) -> Adapted:
     """Freeze a backbone, put the method in, and train the classifier beside it. The model is changed in place.
 
-    Works on the meta device too, to count parameters without weights.
+    Works on the meta device too, to count parameters without weights. Initial values and frozen random parts are drawn
+    from torch's generator: one seed gives one adapter.
 
     Args:
         model: timm classification model with a classifier.
@@ -198,9 +182,10 @@ def refuse_unreached(adapted: Adapted, names: list[str]) -> None:
 
 def _refuse_misfit(model: nn.Module, family: Family, method: Method) -> None:
     if family not in method.titles:
+        why = f": {method.misfits[family]}" if family in method.misfits else ""
         fitting = sorted(name for name, other in METHODS.items() if family in other.titles)
         raise RecipeError(
-            f"method {method.name!r} does not fit backbone {sites.backbone_name(model)!r} ({family}); "
+            f"method {method.name!r} does not fit backbone {sites.backbone_name(model)!r} ({family}){why}; "
             f"it is for {' and '.join(method.titles)}",
             f"methods for {family}: {', '.join(fitting)}",
         )

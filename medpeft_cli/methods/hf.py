@@ -15,9 +15,10 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from medpeft_cli.errors import RecipeError
-from medpeft_cli.methods.adalora import Schedule
+from medpeft_cli.methods.adalora import RankSchedule
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected, trained_names
+from medpeft_cli.methods.schedule import Schedule
 from medpeft_cli.methods.tuners import TUNER_OF, Tuner, TunerConfig
 from medpeft_cli.models import sites
 
@@ -35,17 +36,19 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
     targets, unmatched = find_targets(model, family, config, tuner)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*(CUDA extension|boft_n_butterfly_factor)"
-            )  # BOFT's normal case
+            # BOFT's normal case
+            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor)")
             wrapper = peft.get_peft_model(model, _peft_config(tuner, config, targets))
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
-        raise RecipeError(f"method {name!r}: HF peft refuses {targets[0]} (or another target): {error}") from error
+        raise RecipeError(
+            f"method {name!r}: HF peft refuses {targets[0]} (or another target): {error}",
+            "name the layers it can adapt with method.targets, or choose another rank or block size",
+        ) from error
     if not trained_names(model):
         raise RecipeError(
             f"method {name!r}: HF peft trains nothing in {targets[0]} and the other {len(targets) - 1} targets"
         )
-    schedule = Schedule(wrapper, config) if tuner.config_class == "AdaLoraConfig" else None
+    schedule = RankSchedule(wrapper, config) if tuner.config_class == "AdaLoraConfig" else Schedule()
     return Injected(trained_names(model), targets, unmatched, peft=wrapper, schedule=schedule)
 
 
@@ -72,22 +75,23 @@ def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tune
         unmatched = [target for target, matches in hits.items() if not matches]
         found = [layer for layer in layers if any(layer in matches for matches in hits.values())]
     if not found:
+        limit = f"; {tuner.unit_kernels}" if tuner.unit_kernels else ""
         wanted = f"targets {config.targets!r}" if config.targets else "its default targets"
         raise RecipeError(
-            f"method {name!r}: {wanted} match no plain Linear or Conv2d of backbone {sites.backbone_name(model)!r}",
+            f"method {name!r}: {wanted} match no plain Linear or Conv2d of backbone {sites.backbone_name(model)!r}{limit}",
             f"set method.targets; layers are named like {', '.join(list(layers)[1:4])}",
         )
     if tuner.unit_kernels:
-        _refuse_for_oft(name, config, {layer: layers[layer] for layer in found})
+        _refuse_for_oft(tuner, config, {layer: layers[layer] for layer in found})
     return found, unmatched
 
 
-def _refuse_for_oft(name: str, config: TunerConfig, layers: dict[str, nn.Module]) -> None:
+def _refuse_for_oft(tuner: Tuner, config: TunerConfig, layers: dict[str, nn.Module]) -> None:
     wide = [layer for layer in layers if _wide(layers[layer])]
     if wide:
         raise RecipeError(
-            f"method {name!r}: {wide[0]} has a kernel of {layers[wide[0]].kernel_size}, wanted 1×1: HF peft folds overlapping "
-            "patches back by summation there, which is not the identity at the start and does not merge",
+            f"method {tuner.method.name!r}: {wide[0]} has a kernel of {layers[wide[0]].kernel_size}, wanted 1×1: "
+            f"{tuner.unit_kernels}",
             "leave out method.targets to adapt the 1×1 convolutions only",
         )
     narrow = [layer for layer in layers if layers[layer].weight.shape[1] < config.block_size]
@@ -127,6 +131,9 @@ def _peft_config(tuner: Tuner, config: TunerConfig, targets: list[str]) -> "peft
     arguments = {peft_name: getattr(config, name) for name, peft_name in tuner.options.items()} | dict(tuner.fixed)
     if tuner.config_class == "AdaLoraConfig":
         arguments |= {"tinit": 0, "tfinal": 0, "total_step": 1}  # known when training starts, see adalora.Schedule
+    if tuner.seed is not None:
+        # from torch's generator, as initial values are; on the CPU also when the model is on the meta device
+        arguments[tuner.seed] = int(torch.randint(2**31, (), device="cpu"))
     if tuner.input_side is not None:
         # peft wants a pattern even if nothing matches it
         arguments["feedforward_modules"] = _pattern([name for name in targets if re.fullmatch(tuner.input_side, name)])

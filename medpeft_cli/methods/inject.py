@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from medpeft_cli.errors import RecipeError
+from medpeft_cli.methods.schedule import Schedule
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Injected:
         unmatched: targets of the recipe that name no module.
         moving: state-dict names of the buffers that change in training and belong to the delta.
         peft: HF peft's wrapper around the model, for methods that come from there.
-        schedule: what must happen at each step of training (AdaLoRA); None for all others.
+        schedule: what must happen at each step of training.
     """
 
     names: list[str]
@@ -34,7 +35,7 @@ class Injected:
     unmatched: list[str] = field(default_factory=list)
     moving: list[str] = field(default_factory=list)
     peft: Any = None
-    schedule: Any = None
+    schedule: Schedule = field(default_factory=Schedule)
 
 
 def freeze(model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """What is known of a PEFT method before torch is imported: names, hyper-parameters, where it fits, what it promises."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from medpeft_cli.recipe.schema import Strict
@@ -19,11 +19,11 @@ class Method:
         reference: paper with its arXiv number.
         config: hyper-parameters with bounds.
         code: module with `inject(model, family, config) -> Injected` and, where `mergeable`, `merge(model)`.
+        misfits: family that it does not fit → why, completing "does not fit: …".
         exact_at_init: the adapted model equals the base model right after injection.
         silent_at_init: some trained tensors have a zero gradient at the first step (LoRA's A).
         mergeable: can be folded into the base weights, at no cost in inference.
         moves_norm_statistics: BatchNorm running statistics adapt while training and belong to the delta.
-        trains_head: the classification head is trained beside it.
         baseline: not a PEFT method (full fine-tuning, linear probing): not counted among the paper's 17.
         in_paper: the families in which the paper evaluates it.
     """
@@ -33,10 +33,10 @@ class Method:
     reference: str
     config: type[Strict]
     code: str
+    misfits: Mapping[Family, str] = field(default_factory=dict)
     exact_at_init: bool = True
     silent_at_init: bool = False
     mergeable: bool = True
     moves_norm_statistics: bool = False
-    trains_head: bool = True
     baseline: bool = False
     in_paper: tuple[Family, ...] = ()

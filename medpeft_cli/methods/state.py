@@ -67,7 +67,7 @@ def save_adapter(adapted: Adapted, folder: Path, info: dict[str, Any]) -> None:
     Args:
         adapted: the trained model.
         folder: made if missing.
-        info: anything JSON can hold, kept in medpeft.json; its "backbone" names the base model.
+        info: anything JSON can hold, kept in medpeft.json; its "backbone" has the base model's "name".
 
     Raises:
         RunError: if the folder cannot be written or the disk is full.
@@ -84,7 +84,7 @@ def save_adapter(adapted: Adapted, folder: Path, info: dict[str, Any]) -> None:
     else:
         from medpeft_cli.methods.hf import config_text as hf_config_text
 
-        config_text = hf_config_text(adapted, str(info.get("backbone", "")))
+        config_text = hf_config_text(adapted, info["backbone"]["name"])
     with atomic_path(folder / TENSOR_FILE) as temporary:
         save_file(get_delta(adapted), temporary, metadata={"format": "pt"})
     write_text(folder / CONFIG_FILE, config_text)

@@ -154,7 +154,12 @@ def _load_local(model: nn.Module, path: Path) -> None:
     # timm keeps each architecture's conversion from foreign checkpoints beside the model class
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
-        tensors = convert(tensors, model) if len(inspect.signature(convert).parameters) > 1 else convert(tensors)
+        try:
+            tensors = convert(tensors, model) if len(inspect.signature(convert).parameters) > 1 else convert(tensors)
+        except (KeyError, RuntimeError, AttributeError) as error:
+            raise DataError(
+                f"{path}: weights of another network: no {_first_line(error)}", "check backbone.name"
+            ) from error
     classifier = model.pretrained_cfg.get("classifier", "head") if hasattr(model, "pretrained_cfg") else "head"
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     try:
@@ -175,20 +180,28 @@ def _load_local(model: nn.Module, path: Path) -> None:
 def _initialise_head(model: nn.Module, seed: int) -> None:
     """Give the classifier small normal weights and a zero bias, whatever the architecture's own rule."""
     generator = torch.Generator().manual_seed(seed_of(seed, "head"))
-    for name, parameter in model.get_classifier().named_parameters():
-        with torch.no_grad():
-            if name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * HEAD_INIT_STD)
+    for head in sites.head_names(model):
+        for name, parameter in model.get_submodule(head).named_parameters():
+            with torch.no_grad():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * HEAD_INIT_STD)
 
 
 def _input(model: nn.Module, spec: Backbone) -> InputSpec:
     """Return the data configuration of the weights, with the recipe's overrides."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
     own = spec.input
+    fixed = getattr(getattr(model, "patch_embed", None), "img_size", None)  # None: it reads any size
+    size = own.size or (fixed[0] if fixed else config["input_size"][-1])
+    if fixed and size != fixed[0]:
+        raise RecipeError(
+            f"backbone.input.size: {spec.name!r} was built for {fixed[0]} px, got {size}",
+            "set backbone.input.size alone, without backbone.options.img_size; demo_vit reads 64 px only",
+        )
     return InputSpec(
-        size=own.size or config["input_size"][-1],
+        size=size,
         mean=tuple(own.mean or config["mean"]),
         std=tuple(own.std or config["std"]),
         interpolation=own.interpolation or config["interpolation"],

@@ -8,8 +8,8 @@ from typing import Any
 
 from medpeft_cli.recipe.schema import ClassifyRecipe
 
-INCIDENTAL = (("data", "root"), ("device",), ("workers",), ("train", "checkpoint_seconds"))
-"""Fields that say where and how fast, not what."""
+INCIDENTAL = (("data", "root"), ("device",), ("workers",), ("train", "checkpoint_seconds"), ("evaluate",))
+"""Fields that say where, how fast and how a trained run is scored, not what is trained."""
 
 
 def identity(recipe: ClassifyRecipe) -> str:

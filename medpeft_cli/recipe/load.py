@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_cli.errors import RecipeError
-from medpeft_cli.recipe.identity import card_name
 from medpeft_cli.recipe.problems import check, got, place_of
 from medpeft_cli.recipe.schema import ClassifyRecipe, MethodChoice
 from medpeft_cli.recipe.source import (
@@ -188,7 +187,7 @@ def _with_demo(files: Document, overlay: Document, merged: Document) -> Document
 
 def _resolve(document: Document) -> ClassifyRecipe:
     """Return the recipe with every default filled in, or raise with all its problems."""
-    from medpeft_cli.methods import METHODS
+    from medpeft_cli.methods import METHODS, REFUSED
 
     document = Document(document.values, document.keys, document.places, list(document.problems))
     recipe = check(ClassifyRecipe, document.values, document)
@@ -199,13 +198,26 @@ def _resolve(document: Document) -> ClassifyRecipe:
             parameters = {field: value for field, value in choice.items() if field != "name"}
             config = check(METHODS[name].config, parameters, document, ("method",))
         else:
-            text = f"unknown PEFT method, got {name!r}, {unknown_hint(name, METHODS)}"
+            reason = f"refused: {REFUSED[name]}" if name in REFUSED else unknown_hint(name, METHODS)
+            text = f"unknown PEFT method, got {name!r}, {reason}"
             document.problems.append(Problem(place_of(("method", "name"), document), "method.name", text))
+    if recipe is not None and (unknown := _unknown_card(recipe.data.card)):
+        document.problems.append(Problem(place_of(("data", "card"), document), "data.card", unknown))
     if document.problems:
         lines = sorted(document.problems, key=lambda p: p.place)
         raise RecipeError("\n".join(map(str, lines)), HINT)
     if recipe is None or config is None:
         raise RuntimeError("a recipe without problems has a method")
     method = MethodChoice(name=recipe.method.name, **config.model_dump(mode="json"))
-    root = recipe.data.root or Path("data") / card_name(recipe.data.card)
-    return recipe.model_copy(update={"method": method, "data": recipe.data.model_copy(update={"root": root})})
+    return recipe.model_copy(
+        update={"method": method, "data": recipe.data.model_copy(update={"root": recipe.data.folder})}
+    )
+
+
+def _unknown_card(card: str) -> str | None:
+    """Return what is wrong with a card that is neither a name nor the path of a file; its content is read later."""
+    from medpeft_cli.data.card import card_names
+
+    if card in card_names() or Path(card).is_file():
+        return None
+    return f"got {card!r}, {unknown_hint(card, card_names())}; or the path of your own card.yaml"

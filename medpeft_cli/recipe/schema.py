@@ -27,6 +27,11 @@ class Data(Strict):
     fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training split, 0–1, stratified and nested")
     k_shot: int | None = Field(None, ge=1, description="images per class instead of a fraction; null = use fraction")
 
+    @property
+    def folder(self) -> Path:
+        """The prepared dataset: root, or data/<card>."""
+        return self.root or Path("data") / Path(self.card).stem
+
     @model_validator(mode="after")
     def _one_subset(self) -> "Data":
         if self.k_shot is not None and self.fraction != 1.0:
@@ -142,8 +147,14 @@ class ClassifyRecipe(Strict):
     train: Train = Train()
     augment: Augment = Augment()
     evaluate: Evaluate = Evaluate()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the head, order, augmentation and dropout")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps; not part of the run's identity")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="of head, adapter, order, augmentation and dropout"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:1 or mps; not part of the run's identity",
+    )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="threads that prepare images; not part of the identity"
     )

@@ -13,7 +13,7 @@ PACKAGES = ("medpeft", "torch", "torchvision", "timm", "peft", "safetensors", "n
 
 def describe_environment() -> dict[str, Any]:
     """Return package versions, Python, platform, git revision of the source, and the SLURM job if there is one."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = version(name)
@@ -45,7 +45,7 @@ def describe_device(device: str) -> dict[str, Any]:
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
-    """Return commit and whether the tree has changes; None outside a git checkout."""
+    """Return commit and whether the tree has changes; None where git does not track this package."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -53,6 +53,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -6,13 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from medpeft_cli.console import console
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import read_json, unwritable, write_json, write_text
 from medpeft_cli.recipe.identity import cell, identity, run_id
 from medpeft_cli.recipe.load import Loaded, dump_recipe
+from medpeft_cli.recipe.schema import ClassifyRecipe
 
 SCHEMA_VERSION = 1
 RESULTS_REVISION = 1  # raised by every change that changes results
+ESSENTIAL = {"id", "identity", "cell", "status", "demo", "command", "recipe"}
+REPAIR = "the record is damaged or of another medpeft; run the recipe again into another --results folder"
 
 
 def now() -> str:
@@ -45,14 +51,19 @@ class Record:
             raise DataError(
                 f"{path}: schema version {version!r}, wanted {SCHEMA_VERSION}", "it was written by another medpeft"
             )
+        if missing := ESSENTIAL - data.keys():
+            raise DataError(f"{path}: damaged record: no {', '.join(sorted(missing))}", REPAIR)
         return cls(run_dir, data)
 
     @classmethod
     def open(cls, run_dir: Path, loaded: Loaded, command: str) -> "Record":
         """Return the record of a run directory, a new one if it has none."""
-        if (run_dir / "record.json").is_file():
-            return cls.read(run_dir)
         recipe = loaded.recipe
+        write_text(run_dir / "recipe.yaml", dump_recipe(recipe))
+        if (run_dir / "record.json").is_file():
+            record = cls.read(run_dir)
+            record.data["recipe"] = recipe.model_dump(mode="json")  # device, paths and scoring may be others by now
+            return record
         record = cls(run_dir, {
             "schema_version": SCHEMA_VERSION,
             "results_revision": RESULTS_REVISION,
@@ -68,8 +79,23 @@ class Record:
             "error": None,
         })  # fmt: skip
         record.save()
-        write_text(run_dir / "recipe.yaml", dump_recipe(recipe))
         return record
+
+    @property
+    def recipe(self) -> ClassifyRecipe:
+        """The resolved recipe.
+
+        Raises:
+            DataError: if it is not one that this medpeft knows.
+        """
+        try:
+            return ClassifyRecipe.model_validate(self.data["recipe"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"{self.run_dir / 'record.json'}: recipe.{place}: {first['msg'].lower()}", REPAIR
+            ) from error
 
     def save(self, **changes: Any) -> None:
         """Merge `changes` into the record and write it."""
@@ -94,8 +120,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise RunError(
                 f"{run_dir}: another process is working on this run", "wait for it, or stop it first"
             ) from error
+        except OSError as error:  # a file system without locks
+            console.warn(f"{run_dir}: not locked against a second process: {error.strerror}")
         yield

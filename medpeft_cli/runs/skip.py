@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from medpeft_cli.errors import DataError
-from medpeft_cli.files import read_json
+from medpeft_cli.files import read_json, sha256_file
 from medpeft_cli.recipe.identity import run_id
 from medpeft_cli.recipe.load import Loaded
-from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.record import Record
 
 
@@ -15,16 +14,11 @@ def run_directory(loaded: Loaded, results: Path) -> Path:
     return results / loaded.path.stem / run_id(loaded.recipe)
 
 
-def dataset_root(recipe: ClassifyRecipe) -> Path:
-    """Return the prepared dataset of a recipe: data.root, or data/<card>."""
-    return recipe.data.root or Path("data") / Path(recipe.data.card).stem
-
-
 def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | None:
     """Return the run directory if there is nothing left to do in it, else None.
 
     Raises:
-        DataError: if the record is damaged, or the dataset is not the one the run was made with.
+        DataError: if the record is damaged, or dataset or weights file are not those the run was made with.
     """
     run_dir = run_directory(loaded, results)
     if not (run_dir / "record.json").is_file():
@@ -32,17 +26,25 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     record = Record.read(run_dir)
     if record.data["status"] != "finished" and (evaluate or record.data["status"] != "trained"):
         return None
-    description = dataset_root(loaded.recipe) / "dataset.json"
+    description = loaded.recipe.data.folder / "dataset.json"
     if description.is_file():
-        refuse_changed_data(record, description.parent, read_json(description).get("sha256", ""))
+        refuse_changed_inputs(record, read_json(description).get("sha256", ""))
+    weights, before = Path(loaded.recipe.backbone.weights), record.data.get("weights", {}).get("file_sha256")
+    if before and weights.is_file() and sha256_file(weights) != before:
+        raise _changed(record, f"the weights file {weights}")
     return run_dir
 
 
-def refuse_changed_data(record: Record, root: Path, sha256: str) -> None:
-    """Raise DataError if a record was made with another version of a dataset."""
-    before = record.data.get("data", {}).get("manifest_sha256")
-    if before not in (None, sha256):
-        raise DataError(
-            f"{root}: the dataset has changed since {record.run_dir} was made: sha256 {sha256[:12]}, wanted {before[:12]}",
-            "point data.root at the old dataset, or use another --results folder for the new one",
-        )
+def refuse_changed_inputs(record: Record, manifest_sha256: str, weights_sha256: str | None = None) -> None:
+    """Raise DataError if a record was made with another version of its dataset or of its backbone's weights."""
+    if record.data.get("data", {}).get("manifest_sha256") not in (None, manifest_sha256):
+        raise _changed(record, "the dataset")
+    if weights_sha256 and record.data.get("weights", {}).get("sha256") not in (None, weights_sha256):
+        raise _changed(record, "the backbone's weights")
+
+
+def _changed(record: Record, what: str) -> DataError:
+    return DataError(
+        f"{record.run_dir}: {what} has changed since this run was made",
+        "give the old one, or use another --results folder for the new one",
+    )

@@ -38,6 +38,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(CUDA extension|boft_n_butterfly_factor)"),
 ]
 
+REDRAWN = ("unilora", "fourierft", "waveft")  # HF peft draws their places anew from the seed in the configuration
+
 every_cell = pytest.mark.parametrize(("name", "family"), CELLS)
 
 
@@ -54,7 +56,7 @@ def test_the_matrix_is_complete():
     ]  # fmt: skip
     assert {name for name, method in METHODS.items() if method.baseline} == {"full", "linear"}
     assert len(OWN_CELLS) == 4 + 9  # 2 baselines on 2 families, and the paper's cells but LoRA
-    assert len(HF_CELLS) == 36 + 11  # 36 methods on ViT, those with convolutions on CNN too
+    assert len(HF_CELLS) == 35 + 11  # 35 methods on ViT, those with convolutions on CNN too
 
 
 @every_cell
@@ -119,20 +121,21 @@ def test_the_forward_pass_reaches_every_adapter(name, family):
 
 @every_cell
 def test_delta_survives_a_fresh_backbone(name, family, tmp_path):
-    cell = adapted(name, family)
+    model = tiny(family)
+    torch.manual_seed(7)
+    cell = adapted(name, family, model)
     perturb(cell)
     for key in cell.moving_names:
         buffer = cell.model.get_buffer(key)
         buffer.add_(1)
-    save_adapter(cell, tmp_path / "adapter", {"backbone": "tiny", "classes": ["a", "b", "c"]})
+    save_adapter(cell, tmp_path / "adapter", {"backbone": {"name": "tiny"}, "classes": ["a", "b", "c"]})
 
-    torch.manual_seed(99)
     fresh = tiny(family)
-    torch.manual_seed(7)  # nothing may depend on the random numbers at injection
+    torch.manual_seed(7 if name in REDRAWN else 8)  # all else that is random at injection is in the file
     rebuilt = adapt(fresh, family, METHODS[name], config_of(name))
     rebuilt.model.eval()
     info, tensors = load_adapter_tensors(tmp_path / "adapter")
-    assert info == {"backbone": "tiny", "classes": ["a", "b", "c"]}
+    assert info == {"backbone": {"name": "tiny"}, "classes": ["a", "b", "c"]}
     assert tensors.keys() == set(delta_names(cell))
     set_delta(rebuilt, tensors)
     assert torch.equal(logits(rebuilt.model), logits(cell.model))
@@ -174,6 +177,7 @@ def test_other_families_are_refused_with_those_that_fit(name, family):
     model = tiny(family)
     with pytest.raises(RecipeError, match=f"method '{name}' does not fit backbone") as error:
         adapt(model, family, METHODS[name], config_of(name))
+    assert f"({family}): {METHODS[name].misfits[family]}; it is for" in str(error.value)
     assert all(other in error.value.hint for other, method in METHODS.items() if family in method.titles)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -189,6 +193,15 @@ def test_evaluation_is_deterministic_and_finite_in_half_precision_too(name, fami
     assert half.dtype == plain.dtype
     assert half.isfinite().all()
     assert distance(half.float(), logits(cell.model)) < 0.1  # bfloat16 has 8 bits
+
+
+@every_cell
+def test_an_image_alone_is_what_it_is_in_a_batch(name, family):
+    cell = adapted(name, family)
+    perturb(cell)
+    with torch.no_grad():
+        alone = torch.cat([cell.model(image[None]) for image in images(3)])
+    assert distance(alone, logits(cell.model, 3)) < ROUNDING
 
 
 @pytest.mark.parametrize(("name", "family"), OWN_CELLS)
@@ -239,7 +252,7 @@ def test_hf_peft_opens_the_folder_over_the_plain_model(name, family, tmp_path):
 
     cell = adapted(name, family)
     perturb(cell)
-    save_adapter(cell, tmp_path, {"backbone": "tiny"})
+    save_adapter(cell, tmp_path, {"backbone": {"name": "tiny"}})
     plain = tiny(family)
     for parameter in plain.get_classifier().parameters():
         torch.nn.init.zeros_(parameter)  # the classifier comes from the folder

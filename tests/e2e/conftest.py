@@ -11,32 +11,33 @@ from PIL import Image
 RECIPE = """\
 task: classify
 data: {{card: {card}, root: {root}}}
-backbone: {{name: demo_vit, weights: random}}
+backbone: {{name: demo_vit}}
 method: {{name: {method}}}
-train: {{epochs: 3, batch_size: 16, micro_batch_size: 8, lr: 3e-3, checkpoint_seconds: 0}}
+train: {{epochs: 4, batch_size: 16, micro_batch_size: 8, lr: 3e-3, checkpoint_seconds: 0}}
 evaluate: {{bootstrap: 50}}
 """
 
 CARD = """\
 name: shapes
-title: Bright squares by place
+title: Squares by colour
 modality: drawing
 licence: none
 citation: none
 access: own
-classes: [left, right, top]
+classes: [red, green, blue]
 layout: {kind: class_folders}
 """
 
 
 def draw(folder: Path, per_class: int = 24, size: int = 48) -> None:
-    """Write noisy pictures of a bright square whose place is the class."""
+    """Write noisy pictures of a square somewhere, whose colour is the class."""
     rng = np.random.default_rng(0)
-    for name, (row, column) in {"left": (16, 4), "right": (16, 28), "top": (2, 16)}.items():
+    for channel, name in enumerate(("red", "green", "blue")):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
             pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
-            pixels[row : row + 16, column : column + 16] += 110
+            row, column = rng.integers(0, size - 24, 2)
+            pixels[row : row + 24, column : column + 24, channel] += 130
             Image.fromarray(pixels).save(folder / name / f"{name}_{number:02}.png")
 
 

@@ -77,33 +77,33 @@ def prepare(folder, *more):
 
 
 def test_a_corrupt_image_is_named_and_nothing_is_written(raw):
-    picture = raw / "raw" / "left" / "left_03.png"
+    picture = raw / "raw" / "red" / "red_03.png"
     picture.write_bytes(picture.read_bytes()[:200])
-    fails(prepare(raw), DATA, "left/left_03.png", "--allow-bad")
+    fails(prepare(raw), DATA, "red/red_03.png", "--allow-bad")
     assert not (raw / "data" / "manifest.csv").exists()
     done = prepare(raw, "--allow-bad", 1)
     assert done.returncode == 0, done.stderr
     left_out = json.loads((raw / "data" / "dataset.json").read_text())["left_out"]
-    assert any("left_03.png" in str(entry) for entry in left_out)
+    assert any("red_03.png" in str(entry) for entry in left_out)
 
 
 def test_an_empty_class_and_a_class_of_one_image_are_refused(raw):
-    for picture in (raw / "raw" / "top").iterdir():
+    for picture in (raw / "raw" / "blue").iterdir():
         picture.unlink()
-    fails(prepare(raw), DATA, "'top'")
+    fails(prepare(raw), DATA, "'blue'")
     draw_one = np.zeros((48, 48, 3), np.uint8)
-    Image.fromarray(draw_one).save(raw / "raw" / "top" / "only.png")
-    fails(prepare(raw), DATA, "'top'")
+    Image.fromarray(draw_one).save(raw / "raw" / "blue" / "only.png")
+    fails(prepare(raw), DATA, "'blue'")
 
 
 def test_images_of_odd_modes_train(raw):
-    folder = raw / "raw" / "left"
-    picture = Image.open(folder / "left_00.png")
-    picture.convert("1").save(folder / "left_00.png")
-    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(folder / "left_01.png")
-    picture.convert("RGBA").save(folder / "left_02.png")
-    picture.convert("P").save(folder / "left_03.png")
-    picture.convert("CMYK").save(folder / "left_04.jpg")
+    folder = raw / "raw" / "red"
+    picture = Image.open(folder / "red_00.png")
+    picture.convert("1").save(folder / "red_00.png")
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(folder / "red_01.png")
+    picture.convert("RGBA").save(folder / "red_02.png")
+    picture.convert("P").save(folder / "red_03.png")
+    picture.convert("CMYK").save(folder / "red_04.jpg")
     done = prepare(raw)
     assert done.returncode == 0, done.stderr
     assert sum(json.loads((raw / "data" / "dataset.json").read_text())["counts"]["train"].values()) > 0
@@ -156,7 +156,7 @@ def test_evaluate_of_a_folder_that_is_no_run(dataset):
 def test_the_dataset_may_not_change_under_a_run(raw):
     assert prepare(raw).returncode == 0
     (raw / "r.yaml").write_text(
-        "task: classify\ndata: {card: shapes.yaml, root: data}\nbackbone: {name: demo_vit, weights: random}\nmethod: {name: linear}\n"
+        "task: classify\ndata: {card: shapes.yaml, root: data}\nbackbone: {name: demo_vit}\nmethod: {name: linear}\n"
         "train: {epochs: 1, batch_size: 16}\nevaluate: {bootstrap: 0}\n"
     )
     assert run("finetune", "r.yaml", cwd=raw).returncode == 0

@@ -25,10 +25,10 @@ def test_it_learns_and_the_record_says_all(finished):
     parameters = record["parameters"]
     assert parameters["total"] == parameters["frozen"] + parameters["method"] + parameters["head"]
     assert record["delta"]["bytes"] == (finished / "adapter" / "adapter_model.safetensors").stat().st_size
-    assert record["data"]["counts"]["test"].keys() == {"left", "right", "top"}
+    assert record["data"]["counts"]["test"].keys() == {"red", "green", "blue"}
     assert record["memory"]["peak_bytes"] > 0 and record["timing"]["images_per_second"] > 0
     assert not (finished / "checkpoint").exists()
-    assert len((finished / "history.jsonl").read_text().splitlines()) == 3
+    assert len((finished / "history.jsonl").read_text().splitlines()) == 4
 
 
 def test_every_metric_comes_from_the_predictions_alone(finished):
@@ -99,11 +99,59 @@ def test_the_merged_export_is_plain_timm_with_the_same_logits(finished, dataset)
         torch.testing.assert_close(plain.eval()(images), tuned.model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_the_adapter_alone_classifies_a_picture(finished, dataset):
-    from PIL import Image
-
+def test_the_adapter_alone_gives_the_predictions_of_the_run_from_the_picture_files(finished, dataset):
     from medpeft_cli import load_adapter
 
     tuned = load_adapter(finished / "adapter")
-    logits = tuned.model(tuned.preprocess(Image.open(dataset / "raw" / "left" / "left_00.png")))
-    assert logits.shape == (1, 3) and tuned.classes == ("left", "right", "top")
+    assert tuned.classes == ("red", "green", "blue")
+    files = {
+        row["id"]: row["file"] for row in csv.DictReader(StringIO((dataset / "data" / "manifest.csv").read_text()))
+    }
+    for row in csv.DictReader(StringIO((finished / "predictions.csv").read_text())):
+        logits = tuned.model(tuned.preprocess(dataset / "raw" / files[row["id"]]))
+        expected = [float(row[f"p_{name}"]) for name in tuned.classes]
+        np.testing.assert_allclose(logits.softmax(1).detach().numpy()[0], expected, atol=1e-5)
+
+
+def test_what_an_earlier_model_predicted_is_never_scored_as_this_ones(finished, dataset, write_recipe):
+    recipe = write_recipe("linear", stem="stale")
+    done = run("finetune", recipe, "--results", "stale", "--json", cwd=dataset)
+    folder = dataset / json.loads(done.stdout)["run"]
+    honest = json.loads((folder / "record.json").read_text())["metrics"]["test"]
+    (folder / "record.json").unlink()
+    rows = (folder / "predictions.csv").read_text().splitlines()
+    perfect = [
+        ",".join(
+            [*row.split(",")[:3], *("1" if row.split(",")[2] == name else "0" for name in ("red", "green", "blue"))]
+        )
+        for row in rows[1:]
+    ]
+    (folder / "predictions.csv").write_text("\n".join([rows[0], *perfect]) + "\n")
+    assert run("finetune", recipe, "--results", "stale", cwd=dataset).returncode == 0
+    assert json.loads((folder / "record.json").read_text())["metrics"]["test"] == honest
+
+
+def test_other_weights_behind_the_same_file_name_are_not_taken_for_the_run(dataset, write_recipe):
+    import torch
+    from safetensors.torch import save_file
+
+    from medpeft_cli.demo.networks import demo_vit
+
+    recipe = write_recipe("linear", stem="weights")
+    codes = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(demo_vit(num_classes=0).state_dict(), dataset / "w.safetensors")
+        codes.append(run("finetune", recipe, "--results", "w", "--set", "backbone.weights=w.safetensors", cwd=dataset))
+    assert codes[0].returncode == 0, codes[0].stderr
+    assert codes[1].returncode == 3 and "the weights file" in codes[1].stderr
+
+
+def test_a_twin_never_passes_for_a_real_dataset(dataset, root):
+    demo = ("recipes/breastus_linear.yaml", "--set", f"data.root={dataset / 'twin'}")
+    options = ("--set", "train.epochs=1", "--set", "data.fraction=0.2", "--set", "evaluate.bootstrap=0")
+    done = run("finetune", *demo, *options, "--demo", "--results", dataset / "demo", "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((dataset / "demo" / json.loads(done.stdout)["run"] / "record.json").read_text())["demo"] is True
+    real = run("finetune", *demo, "--set", "backbone.name=demo_vit", "--dry-run", cwd=root)
+    assert real.returncode == 3 and "synthetic twin" in real.stderr

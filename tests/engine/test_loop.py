@@ -186,16 +186,6 @@ def test_a_trained_tensor_that_the_forward_pass_goes_around_is_refused(tmp_path)
         train(Unused(), ToyTask(), tmp_path)
 
 
-def test_running_out_of_memory_names_the_knob(tmp_path):
-    class Hungry(ToyTask):
-        def loss(self, model, micro):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    with pytest.raises(RunError, match="out of memory with train.micro_batch_size") as caught:
-        train(Toy(), Hungry(), tmp_path)
-    assert "train.gradient_checkpointing" in caught.value.hint
-
-
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_trains_in_float32_tensors(tmp_path, precision):
     model = Toy()

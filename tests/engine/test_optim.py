@@ -33,6 +33,17 @@ def test_tensors_of_one_dimension_are_not_decayed():
     assert decay == {id(layer.weight): 0.5, id(layer.bias): 0.0}
 
 
+def test_a_scale_stored_with_sides_of_one_and_exempt_names_are_not_decayed():
+    tensors = {
+        "scale": nn.Parameter(torch.ones(1, 16, 1, 1)),
+        "pos_embed": nn.Parameter(torch.ones(1, 4, 8)),
+        "weight": nn.Parameter(torch.ones(4, 8)),
+    }
+    optimiser = build_optimiser(tensors.items(), Train(weight_decay=0.5), undecayed={"pos_embed"})
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert [decay[id(tensor)] for tensor in tensors.values()] == [0.0, 0.0, 0.5]
+
+
 def test_a_method_of_vectors_alone_makes_a_valid_optimiser():
     scale = nn.Parameter(torch.ones(3))
     optimiser = build_optimiser([("scale", scale)], Train(lr=0.1))

@@ -7,7 +7,7 @@ from torch import nn
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import adapt
-from tests.methods.tiny import adapted, build, config_of, images, perturb, tiny
+from tests.methods.tiny import adapted, build, perturb, tiny
 
 
 def test_lora_on_the_fused_projection_is_its_equation():
@@ -83,9 +83,22 @@ def test_oft_needs_a_block_within_the_layer():
         adapt(tiny("cnn"), "cnn", METHODS["oft"], METHODS["oft"].config())
 
 
-def test_osf_on_convolutions_is_refused():
-    with pytest.raises(RecipeError, match="'osf' does not fit backbone"):
-        adapted("osf", "cnn")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("osf", "leaves convolutions as they are and would train nothing"), ("c3a", "takes Linear layers only")],
+)
+def test_linear_only_methods_say_why_convolutions_are_refused(name, why):
+    with pytest.raises(RecipeError, match=rf"'{name}' does not fit backbone 'test_resnet' \(cnn\): .*{why}"):
+        adapted(name, "cnn")
+
+
+def test_oft_without_a_layer_that_it_can_adapt_says_why():
+    model = tiny("cnn")
+    model.layer1[0].downsample = model.layer2 = model.layer3 = model.layer4 = nn.Identity()
+    with pytest.raises(
+        RecipeError, match="its default targets match no .* 'test_resnet'; HF peft folds overlapping patches"
+    ):
+        adapted("oft", "cnn", model)
 
 
 def test_nothing_to_train_is_refused():
@@ -112,15 +125,3 @@ def test_beft_cannot_be_merged_where_there_is_no_bias():
     model = build("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, img_size=32)
     with pytest.raises(RecipeError, match="'beft' cannot be merged here: Base layer has no bias"):
         merged_state_dict(adapted("beft", "vit", model))
-
-
-def test_random_parts_do_not_depend_on_the_callers_seed():
-    outputs = []
-    for seed in (1, 2):
-        model = tiny("vit")
-        torch.manual_seed(seed)
-        cell = adapt(model, "vit", METHODS["shira"], config_of("shira", rank=4))
-        cell.model.eval()
-        perturb(cell)
-        outputs.append(cell.model(images()))
-    assert torch.equal(*outputs)

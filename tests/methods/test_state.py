@@ -7,6 +7,8 @@ from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.methods.state import CONFIG_FILE, INFO_FILE, TENSOR_FILE, get_delta, load_adapter_tensors, save_adapter
 from tests.methods.tiny import adapted, perturb
 
+BACKBONE = {"name": "tiny", "weights": "/home/somebody/tiny.safetensors"}
+
 
 def test_delta_is_a_copy():
     cell = adapted("ssf", "vit")
@@ -25,10 +27,11 @@ def test_own_folder_describes_itself(tmp_path):
 
 def test_hf_folder_is_the_same_bytes_each_time(tmp_path):
     cell = adapted("lora", "vit", targets=("qkv", "fc1"))
-    save_adapter(cell, tmp_path / "a", {"backbone": "tiny"})
-    save_adapter(cell, tmp_path / "b", {"backbone": "tiny"})
+    save_adapter(cell, tmp_path / "a", {"backbone": BACKBONE})
+    save_adapter(cell, tmp_path / "b", {"backbone": BACKBONE})
     config = json.loads((tmp_path / "a" / CONFIG_FILE).read_text())
     assert config["modules_to_save"] == ["head"] and config["base_model_name_or_path"] == "tiny"
+    assert "/home" not in (tmp_path / "a" / CONFIG_FILE).read_text()
     assert config["inference_mode"] is True
     for name in (CONFIG_FILE, TENSOR_FILE, INFO_FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -24,6 +24,15 @@ def test_round_trip_is_exact_for_float32(tmp_path):
     assert again.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
+def test_names_that_are_not_utf8_come_back(tmp_path):
+    """Files of an old disk: Python reads their names with surrogates."""
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, ["caf\udce9.png"], ["h\udcf4pital"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
+    assert b"caf\xe9.png,h\xf4pital,x" in path.read_bytes()
+    back = read_predictions(path, ("x", "y"))
+    assert (back.ids, back.groups) == (["caf\udce9.png"], ["h\udcf4pital"])
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "predictions.csv"
     write_predictions(path, ["a"], ["g"], ["x"], np.array([[0.5, 0.5]]), ("x", "y"))
@@ -48,6 +57,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ("id,group,label,p_x,p_y\na,g,x,0.5,half\n", ":2: column 'p_y'", "got 'half', wanted a number"),
         ("id,group,label,p_x,p_y\na,g,x,nan,0.5\n", ":2: column 'p_x'", "got 'nan', wanted a probability in 0–1"),
         ("id,group,label,p_x,p_y\na,g,x,0.5,-0.5\n", ":2: column 'p_y'", "wanted a probability in 0–1"),
+        ("id,group,label,p_x,p_y\na,g,x,0.5,0.4\n", ":2: column 'p_x'", "not a probability distribution: sum 0.9"),
         ('id,group,label,p_x,p_y\n"a,g,x,0.5,0.5\n', ":2: column 'id'", "end of data"),
     ],
 )
@@ -57,12 +67,12 @@ def test_damage_is_named_by_line_and_column(tmp_path, text, place, said):
     with pytest.raises(DataError) as caught:
         read_predictions(path, ("x", "y"))
     assert f"predictions.csv{place}" in caught.value.message and said in caught.value.message
-    assert "medpeft evaluate" in caught.value.hint
+    assert "delete it and run `medpeft evaluate RUN`" in caught.value.hint
 
 
 def test_missing_and_binary_files_are_data_errors(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_predictions(tmp_path / "predictions.csv", ("x", "y"))
-    (tmp_path / "predictions.csv").write_bytes(b"id,label,p_x,p_y\n\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
+    (tmp_path / "predictions.csv").write_bytes(b"\xff\xfe\x00\n")
+    with pytest.raises(DataError, match="wanted 'id'"):
         read_predictions(tmp_path / "predictions.csv", ("x", "y"))

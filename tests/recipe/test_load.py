@@ -51,6 +51,11 @@ def test_set_may_name_a_method_and_its_parameters_in_any_order(write, order):
     assert load_recipe(write("base: base.yaml\n"), overrides).recipe.method.parameters["bottleneck"] == 3
 
 
+def test_a_card_that_is_neither_name_nor_file_is_named_with_the_nearest(write):
+    with pytest.raises(RecipeError, match="r.yaml:1:.*data.card: got 'isci', did you mean 'isic'"):
+        load_recipe(write("data: {card: isci}\ntask: classify\nbackbone: {name: resnet50}\nmethod: {name: ssf}\n"))
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -58,7 +63,7 @@ def test_set_may_name_a_method_and_its_parameters_in_any_order(write, order):
         ("train.betas=[0.1, 0.2]", (0.1, 0.2)),
         ("train.clip_norm=null", None),
         ("train.gradient_checkpointing=true", True),
-        ("data.card=no", "no"),
+        ("backbone.weights=no", "no"),
         ("backbone.name=hf-hub:timm/resnet50.a1_in1k", "hf-hub:timm/resnet50.a1_in1k"),
         ("backbone.name=a=b", "a=b"),
     ],

@@ -28,6 +28,11 @@ def test_records_are_found_at_any_depth_but_not_inside_runs(record, results):
         ('{"schema_version": 0}', "schema version 0, wanted 1"),
         ('{"schema_version": 1}', "id: field required (and 5 more)"),
         ("[" * 100_000, ""),
+        (
+            '{"schema_version": 1, "id": "a", "identity": "a", "cell": "a", "status": "finished", "demo": false, '
+            '"results_revision": 1, "metrics": {"test": {"n": 3, "overall": {"f1_macro": {"value": 1e999}}}}}',
+            "metrics.test.overall.f1_macro.value: input should be a finite number",
+        ),
     ],
 )
 def test_an_unusable_record_is_a_problem(record, results, text, reason):
@@ -73,6 +78,26 @@ def test_a_copied_run_counts_once_and_the_finished_copy_wins(record, results):
     runs, problems = read_records(folder)
     assert len(runs) == 2 and len(problems) == 2
     assert all(run.status == "finished" for run in runs)
+
+
+@pytest.mark.parametrize(
+    "other", [{"manifest": "b" * 64}, {"weights": {"source": "pretrained", "sha256": "b" * 64}}, {"revision": 2}]
+)
+def test_one_recipe_on_other_data_weights_or_revision_is_another_run(record, results, other):
+    first = record(weights={"source": "pretrained", "sha256": "a" * 64})
+    second = record(**({"weights": first["weights"]} | other))
+    folder = results(first, second | {"id": "another"})
+    runs, problems = read_records(folder)
+    assert first["identity"] == second["identity"]
+    assert len(runs) == 2 and problems == []
+
+
+def test_random_weights_are_no_version(record, results):
+    """They follow from the seed: on two machines a copy of one run, never a second seed."""
+    recipe = {"backbone": {"weights": "random"}}
+    both = [record(recipe=recipe, weights={"source": "random", "sha256": sign * 64}) for sign in "ab"]
+    runs, problems = read_records(results(both[0], both[1] | {"id": "another"}))
+    assert len(runs) == 1 and "counted once" in problems[0].reason
 
 
 def test_a_missing_folder_is_a_data_error(tmp_path):

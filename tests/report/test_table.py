@@ -154,6 +154,30 @@ def test_versions_of_a_dataset_are_rows_of_their_own_without_mean_or_rank(record
     assert table.blocks[0].means == (None, None) and table.blocks[0].ranks == (None, None)
 
 
+def test_versions_of_weights_are_rows_of_their_own(record, tables):
+    old, new = ({"weights": {"source": "pretrained", "sha256": sign * 64}} for sign in "ab")
+    (table,) = tables(record(**old), record(seed=1, **new), record(method="lora", **new), record("smdg", **old))
+    assert sorted({row["backbone"] for row in table.rows}) == [
+        "vit_base_patch16_224 (weights aaaaaaaa)", "vit_base_patch16_224 (weights bbbbbbbb)",
+    ]  # fmt: skip
+    assert all(len(cell.values) <= 1 for cells in table.cells for cell in cells)
+    assert {column["variant"] for column in table.columns} == {""}
+
+
+@pytest.mark.parametrize(
+    ("rows", "other"),
+    [
+        (("backbone",), {"manifest": "b" * 64}),
+        (("dataset",), {"weights": {"source": "pretrained", "sha256": "b" * 64}}),
+    ],
+)
+def test_versions_never_meet_in_a_cell_whatever_the_rows(record, tables, rows, other):
+    weights = {"source": "pretrained", "sha256": "a" * 64}
+    (table,) = tables(record(weights=weights), record(seed=1, **({"weights": weights} | other)), rows=rows)
+    assert [len(cell.values) for cell in table.cells[0]] == [1, 1]
+    assert len({column["variant"] for column in table.columns}) == 2
+
+
 def test_recipes_that_differ_are_columns_of_their_own_that_say_how(record, tables):
     (table,) = tables(
         record(method="lora", recipe={"method": {"rank": 16}}),
@@ -180,11 +204,11 @@ def test_random_weights_are_another_backbone(record, tables):
 
 def test_fractions_are_in_order_and_have_no_mean(record, tables):
     (table,) = tables(
-        *(record(method=m, fraction=f) for f in (1.0, 0.05, 0.5) for m in ("ssf", "lora")),
+        *(record(method=m, fraction=f) for f in (1.0, 0.05, 0.001, 0.5) for m in ("ssf", "lora")),
         record(recipe={"data": {"k_shot": 5}}),
     )
-    assert [row["fraction"] for row in table.rows] == ["5 per class", "5 %", "50 %", "100 %"]
-    assert table.blocks[0].rows == (0, 1, 2, 3) and set(table.blocks[0].means) == {None}
+    assert [row["fraction"] for row in table.rows] == ["5 per class", "0.1 %", "5 %", "50 %", "100 %"]
+    assert table.blocks[0].rows == (0, 1, 2, 3, 4) and set(table.blocks[0].means) == {None}
 
 
 def test_what_has_no_value_keeps_its_state(record, tables):

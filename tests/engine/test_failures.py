@@ -1,0 +1,33 @@
+import pytest
+import torch
+from torch import nn
+
+from medpeft_cli.engine.failures import explained
+from medpeft_cli.errors import RunError
+from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, Data, MethodChoice
+
+RECIPE = ClassifyRecipe(
+    task="classify", data=Data(card="isic"), backbone=Backbone(name="demo_vit"), method=MethodChoice(name="ssf")
+)
+
+
+def test_too_little_memory_names_the_fields_that_need_less():
+    with pytest.raises(RunError, match="out of memory with train.micro_batch_size 64") as caught, explained(RECIPE):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert "train.gradient_checkpointing" in caught.value.hint and "evaluate.batch_size" in caught.value.hint
+
+
+def test_what_the_cpu_cannot_allocate_is_out_of_memory_too():
+    with pytest.raises(RunError, match="out of memory"), explained(RECIPE):
+        torch.empty(2**60)
+
+
+def test_a_batchnorm_that_sees_one_value_names_the_way_out():
+    with pytest.raises(RunError, match="BatchNorm cannot adapt") as caught, explained(RECIPE):
+        nn.BatchNorm1d(3)(torch.zeros(1, 3))
+    assert "method.statistics=hold" in caught.value.hint
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(ValueError, match="^mine$"), explained(RECIPE):
+        raise ValueError("mine")
