@@ -15,6 +15,8 @@ from medpeft_cli.registry import unknown_hint
 ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # as scikit-learn's log_loss; keeps the NLL finite
 
+SUM_TOLERANCE = 1e-3  # of the probabilities of an image; float16 rounds by less
+
 Values = dict[str, np.ndarray]
 
 
@@ -43,7 +45,8 @@ def score(
         classes: K names.
         bootstrap: B ≥ 0, resamples behind each interval; 0 = no intervals (None).
         confidence: coverage of each interval, 0–1.
-        seed: of the resamples.
+        seed: of the resamples. Taken from the dataset and not from the run, it lets runs on one split be compared
+            resample by resample.
         groups: one name an image; whole groups (patients) are resampled instead of images. None = images.
 
     Returns:
@@ -255,7 +258,7 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray, number: int) -> tupl
     if labels.min() < 0 or labels.max() >= number:
         raise DataError(f"predictions: label {labels.min()} … {labels.max()}, wanted 0 … {number - 1}")
     with np.errstate(invalid="ignore"):
-        good = (probabilities >= 0).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) <= 1e-3)
+        good = (probabilities >= 0).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
         raise DataError(

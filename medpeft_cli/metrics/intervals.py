@@ -1,8 +1,9 @@
 """Percentile bootstrap over test images, or over the groups (patients) they belong to.
 
 A resample is a column of counts, how often each image was drawn, so that every metric is a weighted one and is
-computed for many resamples at once. The counts depend on the seed and the number of units only: two runs scored on
-the same test split meet the same resamples, and their difference may be paired resample by resample.
+computed for many resamples at once. The counts depend on the seed and the units only. The seed is derived from the
+dataset's hash, not from the run's seed: all runs scored on one test split meet the same resamples, and the difference of
+two may be paired resample by resample.
 """
 
 from collections.abc import Iterator

@@ -10,8 +10,9 @@ import numpy as np
 
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
+from medpeft_cli.metrics.classification import SUM_TOLERANCE
 
-HINT = "the file is damaged: score the run again with `medpeft evaluate RUN`"
+HINT = "the file is damaged: delete it and run `medpeft evaluate RUN`, which asks the model again"
 
 COLUMNS = ("id", "group", "label")
 
@@ -42,6 +43,8 @@ def write_predictions(
 ) -> None:
     """Write predictions atomically, with 9 significant digits: enough to get every float32 back exactly.
 
+    Names from files whose own names are not UTF-8 are written as the bytes they are on disk.
+
     Args:
         path: the file.
         ids: N image ids.
@@ -53,7 +56,7 @@ def write_predictions(
     Raises:
         RunError: if the file cannot be written.
     """
-    with atomic_path(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as draft, draft.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *(f"p_{name}" for name in classes)])
         for name, group, label, row in zip(ids, groups, labels, probabilities, strict=True):
@@ -71,12 +74,12 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         DataError: if the file is missing, damaged, or of other classes, with the line and the column.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             return _parse(path, csv.reader(file, strict=True), classes)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", "score the run with `medpeft evaluate RUN`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}", HINT) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _parse(path: Path, reader: Any, classes: Sequence[str]) -> Predictions:
@@ -102,7 +105,10 @@ def _parse(path: Path, reader: Any, classes: Sequence[str]) -> Predictions:
             ids[row[0]] = None
             groups.append(row[1])
             labels.append(index[row[2]])
-            rows.append([_probability(cell, column, damaged) for column, cell in zip(header[3:], row[3:], strict=True)])
+            values = [_probability(cell, column, damaged) for column, cell in zip(header[3:], row[3:], strict=True)]
+            if abs(sum(values) - 1) > SUM_TOLERANCE:
+                raise damaged(header[3], f"the row is not a probability distribution: sum {sum(values):.6g}, wanted 1")
+            rows.append(values)
     except csv.Error as error:
         raise damaged("id", str(error)) from error
     probabilities = np.array(rows, dtype=np.float64).reshape(-1, len(classes))

@@ -1,8 +1,9 @@
 """Where a run stands in a table: its label and its order in each dimension, unequal runs told apart."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from medpeft_cli.report.records import Run
@@ -80,7 +81,7 @@ def placeable(run: Run) -> bool:
 def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str], where: Mapping[str, str]) -> list[Entry]:
     """Return the runs whose labels are those in `where`, with their labels in all DIMENSIONS and in `variant`.
 
-    Two versions of a dataset get two labels. Recipes that would share a cell of a table with these rows and columns
+    Two versions of a dataset, or of a backbone's weights, get two labels. Recipes that would share a cell of a table with these rows and columns
     get a `variant` that names the fields in which they differ.
     """
     entries = []
@@ -89,29 +90,47 @@ def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str], w
         labels = {name: label for name, (label, _) in found.items()}
         if all(labels[name] == wanted for name, wanted in where.items()):
             entries.append(Entry(run, labels, {name: order for name, (_, order) in found.items()}))
-    _tell_dataset_versions_apart(entries)
+    _tell_versions_apart(entries, "dataset", "data", lambda run: run.card and run.card.title, _data_version)
+    _tell_versions_apart(entries, "backbone", "weights", _asked_backbone, _weights_version)
     _sort_backbones_by_size(entries)
     _tell_recipes_apart(entries, rows, columns)
     return entries
 
 
-def _tell_dataset_versions_apart(entries: list[Entry]) -> None:
-    """Append the hash to the label of a dataset whose runs saw different pictures, splits or cards."""
+def _tell_versions_apart(
+    entries: list[Entry],
+    name: str,
+    kind: str,
+    asked: Callable[[Run], Hashable],
+    version: Callable[[Run], str | None],
+) -> None:
+    """Append the hash to the labels of runs that asked for one thing and got several versions of it."""
     versions = defaultdict(set)
     for entry in entries:
-        if version := _version(entry.run):
-            versions[entry.labels["dataset"]].add(version)
+        if got := version(entry.run):
+            versions[asked(entry.run)].add(got)
     for entry in entries:
-        known = sorted(versions[entry.labels["dataset"]])
+        known = sorted(versions[asked(entry.run)])
         if len(known) > 1:
-            # a run that failed before it read the data is listed with the first version
-            entry.labels["dataset"] += f" (data {_version(entry.run) or known[0]})"
+            # a run that failed before it read anything is listed with the first version
+            entry.labels[name] += f" ({kind} {version(entry.run) or known[0]})"
 
 
-def _version(run: Run) -> str | None:
-    if not run.data or not run.data.manifest_sha256:
-        return None
-    return f"{run.data.manifest_sha256[:8]}/{(run.card.sha256 or '')[:4] if run.card else ''}".rstrip("/")
+def _data_version(run: Run) -> str | None:
+    """Return what changes with pictures, splits or card."""
+    card = (run.card.sha256 or "")[:4] if run.card else ""
+    return f"{run.data_version[:8]}/{card}".rstrip("/") if run.data_version else None
+
+
+def _asked_backbone(run: Run) -> Hashable:
+    """Return what a recipe says of the backbone; of a weights file the name, as in the identity."""
+    backbone = run.setting("backbone")
+    asked = _flat(backbone if isinstance(backbone, dict) else {})
+    return run.backbone_title, *sorted((asked | {"weights": PurePath(asked.get("weights", "")).name}).items())
+
+
+def _weights_version(run: Run) -> str | None:
+    return run.weights_version[:8] if run.weights_version else None
 
 
 def _sort_backbones_by_size(entries: list[Entry]) -> None:
@@ -134,8 +153,8 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
             groups[entry.key(rows), entry.key(columns)].append(entry)
     differing: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for (_, column), group in groups.items():
-        if len(cells := {entry.run.cell for entry in group}) > 1:
-            recipes = [_flat(entry.run.recipe) for entry in group]
+        if len(cells := {(entry.run.cell, *_versioned(entry).values()) for entry in group}) > 1:
+            recipes = [_flat(entry.run.recipe) | _versioned(entry) for entry in group]
             names = sorted({name for recipe in recipes for name in recipe})
             fields = {name for name in names if len({recipe.get(name) for recipe in recipes}) > 1}
             if len({tuple(recipe.get(name) for name in fields) for recipe in recipes}) < len(cells):
@@ -143,10 +162,15 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
             differing[column] |= fields  # one column, one set of fields
     for entry in entries:
         if fields := differing[entry.key(columns)]:
-            recipe = _flat(entry.run.recipe) | {"recipe": entry.run.cell}
+            recipe = _flat(entry.run.recipe) | _versioned(entry) | {"recipe": entry.run.cell}
             values = {name: recipe.get(name, "–") for name in sorted(fields)}
             entry.labels["variant"] = ", ".join(f"{_short(name, fields)} {value}" for name, value in values.items())
             entry.order["variant"] = tuple(map(_natural, values.values()))
+
+
+def _versioned(entry: Entry) -> dict[str, str]:
+    """Return the labels that can say more than the recipe, for tables that have them in neither rows nor columns."""
+    return {name: entry.labels[name] for name in ("dataset", "backbone")}
 
 
 def _natural(value: str) -> tuple[int, float, str]:

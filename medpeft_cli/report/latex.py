@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.table import RANK_DIGITS, Cell, Table
+from medpeft_cli.report.table import Cell, Table
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -49,7 +49,7 @@ WIDE = 6  # columns of methods from which the spread becomes a subscript in smal
 
 
 def latex(report: Report) -> str:
-    """Return one `table` environment for each table of the report; leftovers are comments."""
+    """Return one `table` environment for each table of the report; leftovers and the commands that fill missing cells are comments."""
     parts = ["% tables by medpeft report; in the preamble: \\usepackage{booktabs}\n"]
     parts += [_environment(table, number, report) for number, table in enumerate(report.tables, 1)]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
@@ -87,12 +87,8 @@ def _environment(table: Table, number: int, report: Report) -> str:
         for i in block.rows:
             label = escape(text.clean(table.rows[i][table.across]))
             lines.append(_joined([label, *(_value(table, cell, wide) for cell in table.cells[i])]))
-        if any(mean is not None for mean in block.means):
-            means = (text.fixed(mean, table.info.digits) for mean in block.means)
-            lines.append(_joined(["Mean", *map(_marked, means, block.mean_marks)]))
-        if block.ranked_rows:
-            ranks = (text.fixed(rank, RANK_DIGITS) for rank in block.ranks)
-            lines.append(_joined(["Rank", *map(_marked, ranks, block.rank_marks)]))
+        for name, numbers, marks in text.summaries(table, block):
+            lines.append(_joined([name, *map(_marked, numbers, marks)]))
     title = ": ".join(filter(None, (text.title(table), text.subtitle(table))))
     notes = " ".join(f"{note}." for note in text.notes(table, report.revisions))
     return "\n".join(
@@ -108,6 +104,7 @@ def _environment(table: Table, number: int, report: Report) -> str:
             r"\end{tabular}",
             *([f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize {escape(notes)}}}"] if notes else []),
             r"\end{table}",
+            *(f"% to run: {command}" for command in text.commands(table)),
             "",
         ]
     )
@@ -128,17 +125,10 @@ def _joined(cells: Iterable[str]) -> str:
 
 
 def _value(table: Table, cell: Cell, wide: bool) -> str:
-    digits = table.info.digits
-    number = text.value(cell, digits)
-    if cell.mean is None:
-        return escape(number)
-    parts = [_marked(number, cell.mark)]
-    if cell.sd is not None:
-        parts.append(f"$_{{\\pm {cell.sd:.{digits}f}}}$" if wide else f"$\\pm$ {cell.sd:.{digits}f}")
-    elif cell.interval is not None:
-        low, high = (f"{bound:.{digits}f}" for bound in cell.interval)
-        parts.append(f"$_{{[{low}, {high}]}}$" if wide else f"{{[}}{low}, {high}{{]}}")
-    parts.append(text.seeds_shown(table, cell))
+    spread = text.spread(cell, table.info.digits)
+    subscript = spread.replace("±", r"\pm")
+    spread = f"$_{{{subscript}}}$" if wide and spread else escape(spread)
+    parts = (_marked(text.value(cell, table.info.digits), cell.mark), spread, text.seeds_shown(table, cell))
     return ("" if wide else " ").join(filter(None, parts))
 
 

@@ -14,7 +14,7 @@ from medpeft_cli.runs.record import SCHEMA_VERSION
 class Part(BaseModel):
     """What the report reads of a record; all else is left alone."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Estimate(Part):
@@ -64,6 +64,12 @@ class DataVersion(Part):
     train_images: int | None = None
 
 
+class Weights(Part):
+    """The tensors that the backbone started from."""
+
+    sha256: str | None = None
+
+
 class Run(Part):
     """One record. What a run that failed early may lack is None."""
 
@@ -80,6 +86,7 @@ class Run(Part):
     method_title: str | None = None
     card: CardName | None = None
     data: DataVersion | None = None
+    weights: Weights | None = None
     parameters: Parameters | None = None
     metrics: Metrics | None = None
     error: str | dict[str, Any] | None = None
@@ -90,6 +97,17 @@ class Run(Part):
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value
+
+    @property
+    def data_version(self) -> str | None:
+        """Hash of the prepared dataset, which no recipe holds; None before the data was read."""
+        return self.data.manifest_sha256 if self.data else None
+
+    @property
+    def weights_version(self) -> str | None:
+        """Hash of the pre-trained weights, which no recipe holds; None before they were read, and for random ones."""
+        random = self.setting("backbone", "weights") == "random"
+        return self.weights.sha256 if self.weights and not random else None
 
     @property
     def method(self) -> str:
@@ -136,14 +154,15 @@ class Collected(NamedTuple):
 def read_records(results: Path) -> Collected:
     """Read every record under a folder, in any depth.
 
-    A run that is there twice (a copied folder) counts once, so that no seed counts twice in a mean.
+    A run that is there twice (a copied folder) counts once, so that no seed counts twice in a mean. The same recipe on
+    another version of the dataset or of the weights is another run.
 
     Raises:
         DataError: if there is no such folder.
     """
     if not results.is_dir():
         raise DataError(f"{results}: no such folder", "give the folder of results that `medpeft finetune` wrote")
-    runs: dict[tuple[str, int], tuple[str, Run]] = {}
+    runs: dict[tuple[str, int, str | None, str | None], tuple[str, Run]] = {}
     problems = []
     for path in _record_files(results):
         place = path.relative_to(results).as_posix()
@@ -151,7 +170,7 @@ def read_records(results: Path) -> Collected:
         if isinstance(run, str):
             problems.append(Problem(place, run))
             continue
-        key = (run.identity, run.results_revision)
+        key = (run.identity, run.results_revision, run.data_version, run.weights_version)
         if key in runs:
             kept, first = runs[key]
             if run.status == "finished" != first.status:

@@ -11,7 +11,7 @@ from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
 from medpeft_cli.report.latex import latex
 from medpeft_cli.report.records import Run
-from medpeft_cli.report.table import RANK_DIGITS, Cell, Table
+from medpeft_cli.report.table import Cell, Table
 
 
 def render(report: Report, form: str) -> str:
@@ -45,8 +45,8 @@ def _table_data(table: Table, report: Report) -> dict[str, Any]:
         "results_revision": table.results_revision,
         "columns": [dict(column) for column in table.columns],
         "rows": [
-            {**row, "cells": [_cell_data(cell) for cell in cells]}
-            for row, cells in zip(table.rows, table.cells, strict=True)
+            {**row, "cells": [_cell_data(cell) | {"to_run": text.to_run(table, i, j)} for j, cell in enumerate(cells)]}
+            for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
         ],
         "blocks": [
             {
@@ -83,11 +83,11 @@ def _run_data(run: Run) -> dict[str, Any]:
 
 
 def _json(report: Report) -> str:
-    return json.dumps(as_data(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(as_data(report), indent=1, allow_nan=False) + "\n"
 
 
 def _csv(report: Report) -> str:
-    """One line a cell, numbers in full, so that any program pivots it as it likes."""
+    """Return one line a cell, numbers in full, so that any program pivots it as it likes."""
     names = list(
         dict.fromkeys(
             name for table in report.tables for labels in (table.rows[0], table.columns[0]) for name in labels
@@ -95,42 +95,44 @@ def _csv(report: Report) -> str:
     )
     header = [
         "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
-        "parameters_method", "parameters_head", "runs",
+        "parameters_method", "parameters_head", "runs", "to_run",
     ]  # fmt: skip
     file = io.StringIO()
     writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
     writer.writeheader()
     for table in report.tables:
-        for row, cells in zip(table.rows, table.cells, strict=True):
-            for column, cell in zip(table.columns, cells, strict=True):
+        for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
+            for j, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
                 low, high = cell.interval or ("", "")
                 counts = next((run.parameters for run in cell.runs if run.parameters), None)
-                writer.writerow(
-                    {
-                        "demo": str(table.demo).lower(),
-                        "results_revision": table.results_revision,
-                        "family": table.family,
-                        **row,
-                        **column,
-                        "metric": table.spec.metric,
-                        "state": cell.state or "value",
-                        "mean": _number(cell.mean),
-                        "sd": _number(cell.sd),
-                        "seeds": len(cell.values),
-                        "low": low,
-                        "high": high,
-                        "mark": cell.mark,
-                        "rank": _number(cell.rank),
-                        "parameters_method": counts.method if counts else "",
-                        "parameters_head": counts.head if counts else "",
-                        "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                    }
-                )
+                values = {
+                    "demo": str(table.demo).lower(),
+                    "results_revision": table.results_revision,
+                    "family": table.family,
+                    **row,
+                    **column,
+                    "metric": table.spec.metric,
+                    "state": cell.state or "value",
+                    "mean": cell.mean,
+                    "sd": cell.sd,
+                    "seeds": len(cell.values),
+                    "low": low,
+                    "high": high,
+                    "mark": cell.mark,
+                    "rank": cell.rank,
+                    "parameters_method": counts.method if counts else "",
+                    "parameters_head": counts.head if counts else "",
+                    "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
+                    "to_run": text.to_run(table, i, j),
+                }
+                writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
     return file.getvalue()
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(value)
+def _inert(value: str) -> str:
+    """Return text that no spreadsheet takes for a formula: on one line, with an apostrophe before what would start one."""
+    shown = text.clean(value, 10_000)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def _markdown(report: Report) -> str:
@@ -144,17 +146,15 @@ def _markdown(report: Report) -> str:
                 lines.append([*(_safe(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)])
             blank = [""] * (len(names) - 1)
             lines.append(["Parameters", *blank, *(" ".join(text.parameters(seen)) for seen in block.parameters)])
-            if any(mean is not None for mean in block.means):
-                means = (text.fixed(mean, table.info.digits) for mean in block.means)
-                lines.append(["Mean", *blank, *map(_emphasis, means, block.mean_marks)])
-            if block.ranked_rows:
-                ranks = (text.fixed(rank, RANK_DIGITS) for rank in block.ranks)
-                lines.append(["Rank", *blank, *map(_emphasis, ranks, block.rank_marks)])
+            for name, numbers, marks in text.summaries(table, block):
+                lines.append([name, *blank, *map(_emphasis, numbers, marks)])
         parts.append(f"### {_safe(text.title(table))}")
         parts.append(_safe(text.subtitle(table)))
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
         parts.append(_safe(" ".join(text.protocol(table))))
         parts.append("\n".join(f"- {_safe(note)}" for note in text.notes(table, report.revisions)))
+        if commands := text.commands(table):
+            parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *commands, "```"]))
     parts.append("\n".join(f"- {_safe(line)}" for line in text.leftovers(report.unplaced, report.problems)))
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -1,7 +1,7 @@
 """A report at the terminal: methods downwards, datasets across, as many columns as fit, the rest below."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
+from medpeft_cli.report.table import Block, Cell, Table
 
 MARKS = {"best": "bold green", "second": "underline"}
 Column = tuple[str, list[Text]]  # heading and cells
@@ -29,6 +29,8 @@ def terminal(report: Report) -> list[RenderableType]:
             parts += ["", _Panel(table, block)]
         parts += ["", Text(" ".join(text.protocol(table)), style="dim")]
         parts += _list(text.notes(table, report.revisions))
+        if commands := text.commands(table):
+            parts += [Text(f"{text.TO_RUN}:"), *_list(commands)]
     left_out = _list(text.leftovers(report.unplaced, report.problems))
     return [*parts, *(["", Text("Left out", style="bold"), *left_out] if left_out else [])]
 
@@ -61,21 +63,15 @@ class _Panel:
 
     def __init__(self, table: Table, block: Block):
         self.heading = text.heading(table, block)
-        used = [j for j in range(len(table.columns)) if any(table.cells[i][j].state != "missing" for i in block.rows)]
         self.fixed: list[Column] = [
-            ("Method", [Text(text.column_title(table.columns[j])) for j in used]),
-            ("Parameters", [Text(" ".join(text.parameters(block.parameters[j]))) for j in used]),
+            ("Method", [Text(text.column_title(column)) for column in table.columns]),
+            ("Parameters", [Text(" ".join(text.parameters(seen))) for seen in block.parameters]),
         ]
         self.moving: list[Column] = [
-            (text.clean(table.rows[i][table.across]), [_cell(table, table.cells[i][j]) for j in used])
+            (text.clean(table.rows[i][table.across]), [_cell(table, cell) for cell in table.cells[i]])
             for i in block.rows
         ]
-        if any(mean is not None for mean in block.means):
-            means = (text.fixed(mean, table.info.digits) for mean in block.means)
-            self.moving.append(("Mean", _picked(means, block.mean_marks, used)))
-        if block.ranked_rows:
-            ranks = (text.fixed(rank, RANK_DIGITS) for rank in block.ranks)
-            self.moving.append(("Rank", _picked(ranks, block.rank_marks, used)))
+        self.moving += [(name, _styled(numbers, marks)) for name, numbers, marks in text.summaries(table, block)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw as many columns side by side as fit."""
@@ -106,10 +102,8 @@ def _width(column: Column) -> int:
     return max([Text(head).cell_len, *(cell.cell_len for cell in cells)]) + GAP
 
 
-def _picked(numbers: Iterable[str], marks: Iterable[str], used: list[int]) -> list[Text]:
-    """Return the marked numbers of the columns in use."""
-    styled = [Text(number, MARKS.get(mark, "")) for number, mark in zip(numbers, marks, strict=True)]
-    return [styled[j] for j in used]
+def _styled(numbers: Sequence[str], marks: Sequence[str]) -> list[Text]:
+    return [Text(number, MARKS.get(mark, "")) for number, mark in zip(numbers, marks, strict=True)]
 
 
 def _cell(table: Table, cell: Cell) -> Text:

@@ -1,15 +1,19 @@
 """What every rendering says in the same words: values, counts, titles, captions, notes. Plain text, not yet escaped."""
 
+import json
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from medpeft_cli.report.records import Problem, Run
-from medpeft_cli.report.table import Block, Cell, Table
+from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
 
 LONGEST = 60  # characters of a label that comes from data
 FAMILIES = {"cnn": "CNN backbones", "vit": "ViT backbones", "unet": "text-to-image U-Nets"}
 STATES = {"missing": "–", "undefined": "undefined"}
+ROW_FIELDS = ("data.card", "data.root", "data.fraction", "data.k_shot", "backbone.name", "backbone.weights")
+TO_RUN = "To fill the missing cells"
 DEMO = "DEMO (synthetic data, bundled tiny backbone)"
 
 
@@ -58,6 +62,16 @@ def fixed(number: float | None, digits: int) -> str:
 def seeds_shown(table: Table, cell: Cell) -> str:
     """Return "(n)" for a cell with another number of seeds than most of its table."""
     return f"({len(cell.values)})" if cell.values and len(cell.values) != table.seeds[0] else ""
+
+
+def summaries(table: Table, block: Block) -> list[tuple[str, list[str], tuple[str, ...]]]:
+    """Return (name, numbers, marks) of the means and of the ranks of a block, where it has them."""
+    said = []
+    if any(mean is not None for mean in block.means):
+        said.append(("Mean", [fixed(mean, table.info.digits) for mean in block.means], block.mean_marks))
+    if block.ranked_rows:
+        said.append(("Rank", [fixed(rank, RANK_DIGITS) for rank in block.ranks], block.rank_marks))
+    return said
 
 
 def column_title(labels: Mapping[str, str]) -> str:
@@ -140,6 +154,37 @@ def notes(table: Table, revisions: Iterable[int]) -> list[str]:
     undefined = f"{table.info.title} is undefined"
     said += sorted(f"{clean(run.id, 120)}: {undefined if run.test else clean(run.reason, 200)}" for run in others)
     return said
+
+
+def to_run(table: Table, i: int, j: int) -> str:
+    """Return the command that fills a missing cell; "" for other cells, and where the records cannot tell.
+
+    It is the command behind another cell of the column, with what makes the row (data, backbone) set to the row's.
+    """
+    if table.cells[i][j].state != "missing":
+        return ""
+    here = next(run for cell in table.cells[i] for run in (*cell.runs, *cell.others))
+    there = next(run for row in table.cells for run in (*row[j].runs, *row[j].others))
+    changed = {}
+    for name in ROW_FIELDS:
+        wanted = here.setting(*name.split("."))
+        if wanted != there.setting(*name.split(".")):
+            changed[name] = wanted if isinstance(wanted, str) else json.dumps(wanted)
+    try:
+        words = shlex.split(there.command or "")
+    except ValueError:
+        return ""
+    if not changed or words[:1] != ["medpeft"] or "finetune" not in words:
+        return ""
+    return clean(
+        shlex.join([*words, *(word for name in changed for word in ("--set", f"{name}={changed[name]}"))]), 2000
+    )
+
+
+def commands(table: Table) -> list[str]:
+    """Return the commands that fill the missing cells."""
+    every = (to_run(table, i, j) for i in range(len(table.rows)) for j in range(len(table.columns)))
+    return list(dict.fromkeys(filter(None, every)))
 
 
 def leftovers(unplaced: Iterable[Run], problems: Iterable[Problem]) -> list[str]:
