@@ -102,7 +102,7 @@ def describe(assembly: Assembly) -> None:
     images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed))
     console.say(
         f"data      {'demo twin of ' if recipe.demo else ''}{assembly.card.name}: train {images:,} "
-        f"({recipe.data.k_shot or format(recipe.data.fraction, '.0%')}{' per class' if recipe.data.k_shot else ''}), "
+        f"({recipe.data.k_shot or f'{100 * recipe.data.fraction:.4g} %'}{' per class' if recipe.data.k_shot else ''}), "
         f"val {len(manifest.indices('val')):,}, test {len(manifest.indices('test')):,} · {len(manifest.classes)} classes"
     )
     console.say(

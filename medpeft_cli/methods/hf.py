@@ -83,7 +83,23 @@ def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tune
         )
     if tuner.unit_kernels:
         _refuse_for_oft(tuner, config, {layer: layers[layer] for layer in found})
+    if tuner.divides_by_norm:
+        _refuse_zero_outputs(name, {layer: layers[layer] for layer in found})
     return found, unmatched
+
+
+def _refuse_zero_outputs(name: str, layers: dict[str, nn.Module]) -> None:
+    zero = [layer for layer, module in layers.items() if not module.weight.is_meta and _has_zero_output(module.weight)]
+    if zero:
+        raise RecipeError(
+            f"method {name!r}: {len(zero)} targets have outputs whose weights are all zero ({zero[0]}, …); "
+            "it divides by their norm, and the result is not a number",
+            "name other layers with method.targets, or take method lora",
+        )
+
+
+def _has_zero_output(weight: Tensor) -> bool:
+    return bool((weight.detach().flatten(1).abs().amax(dim=1) == 0).any())
 
 
 def _refuse_for_oft(tuner: Tuner, config: TunerConfig, layers: dict[str, nn.Module]) -> None:

@@ -69,6 +69,7 @@ class Tuner:
         fixed: further arguments, always the same.
         input_side: pattern of target names whose input is scaled instead of their output (IA3).
         seed: peft's argument for the seed of frozen random parts; each run draws its own.
+        divides_by_norm: divides by the norm of each output's weights (DoRA), which may not be zero.
         unit_kernels: why only convolutions with 1×1 kernels are adapted (OFT); "" = all are.
     """
 
@@ -79,6 +80,7 @@ class Tuner:
     input_side: str | None = None
     seed: str | None = None
     unit_kernels: str = ""
+    divides_by_norm: bool = False
 
 
 def _rank(default: int, peft_name: str = "r", step: int = 1) -> Option:
@@ -130,6 +132,7 @@ def _tuner(
     input_side: str | None = None,
     seed: str | None = None,
     unit_kernels: str = "",
+    divides_by_norm: bool = False,
     **facts: Any,
 ) -> Tuner:
     config = create_model(
@@ -148,7 +151,7 @@ def _tuner(
         **facts,
     )
     renamed = {option.name: option.peft_name for option in options}
-    return Tuner(method, config_class, renamed, fixed or {}, input_side, seed, unit_kernels)
+    return Tuner(method, config_class, renamed, fixed or {}, input_side, seed, unit_kernels, divides_by_norm)
 
 
 _LORA = (_rank(16), _alpha(16, "lora_alpha"), _dropout("lora_dropout"))
@@ -162,7 +165,7 @@ _ROWS = (
     _tuner("rslora", "rsLoRA", "Kalajdzievski 2023, arXiv:2312.03732", "LoraConfig", CONV_AND_LINEAR, *_LORA,
            fixed={"use_rslora": True}, silent_at_init=True),
     _tuner("dora", "DoRA", "Liu et al. 2024, arXiv:2402.09353", "LoraConfig", CONV_AND_LINEAR, *_LORA,
-           fixed={"use_dora": True}, silent_at_init=True),
+           fixed={"use_dora": True}, silent_at_init=True, divides_by_norm=True),
     _tuner("pissa", "PiSSA", "Meng et al. 2024, arXiv:2404.02948", "LoraConfig", LINEAR, *_LORA,
            fixed={"init_lora_weights": "pissa"}, no_cnn=_DECOMPOSED),
     _tuner("olora", "OLoRA", "Büyükakyüz 2024, arXiv:2406.01775", "LoraConfig", LINEAR, *_LORA,

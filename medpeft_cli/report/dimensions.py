@@ -81,8 +81,8 @@ def placeable(run: Run) -> bool:
 def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str], where: Mapping[str, str]) -> list[Entry]:
     """Return the runs whose labels are those in `where`, with their labels in all DIMENSIONS and in `variant`.
 
-    Two versions of a dataset, or of a backbone's weights, get two labels. Recipes that would share a cell of a table with these rows and columns
-    get a `variant` that names the fields in which they differ.
+    Two versions of a dataset, or of a backbone's weights, get two labels. Recipes that would share a cell of a table
+    with these rows and columns get a `variant` that names the fields in which they differ.
     """
     entries = []
     for run in runs:

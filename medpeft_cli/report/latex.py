@@ -49,7 +49,7 @@ WIDE = 6  # columns of methods from which the spread becomes a subscript in smal
 
 
 def latex(report: Report) -> str:
-    """Return one `table` environment for each table of the report; leftovers and the commands that fill missing cells are comments."""
+    """Return one `table` environment for each table of the report; leftovers and commands to run are comments."""
     parts = ["% tables by medpeft report; in the preamble: \\usepackage{booktabs}\n"]
     parts += [_environment(table, number, report) for number, table in enumerate(report.tables, 1)]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]

@@ -95,9 +95,9 @@ def test_a_gradient_that_is_not_finite_is_forgotten(step):
     assert kept(cell) == 2 * 2
 
 
-def test_a_step_that_is_left_out_does_not_leave_the_rank_unsettled():
+def test_steps_that_are_left_out_do_not_leave_the_rank_unsettled():
     cell, optimiser = start()
-    train(cell, optimiser, range(6))
+    train(cell, optimiser, range(4))
     train(cell, optimiser, range(7, STEPS))  # 6 would have settled it
     assert kept(cell) == 2 * 2
 

@@ -125,3 +125,12 @@ def test_beft_cannot_be_merged_where_there_is_no_bias():
     model = build("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, img_size=32)
     with pytest.raises(RecipeError, match="'beft' cannot be merged here: Base layer has no bias"):
         merged_state_dict(adapted("beft", "vit", model))
+
+
+def test_dora_is_refused_where_it_would_divide_by_zero():
+    model = tiny("vit")
+    with torch.no_grad():
+        model.blocks[1].attn.qkv.weight[3] = 0
+    with pytest.raises(RecipeError, match=r"1 targets have outputs whose weights are all zero \(blocks.1.attn.qkv"):
+        adapted("dora", "vit", model)
+    adapted("lora", "vit", model)
