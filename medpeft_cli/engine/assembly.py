@@ -92,7 +92,7 @@ def describe(assembly: Assembly) -> None:
     """Say what was decided: data, family, matched modules, counts, device."""
     recipe, adapted, manifest = assembly.recipe, assembly.adapted, assembly.manifest
     counts = adapted.counts()
-    images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed))
+    images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot))
     console.say(
         f"data      {'demo twin of ' if recipe.demo else ''}{assembly.card.name}: train {images:,} "
         f"({recipe.data.k_shot or format(recipe.data.fraction, '.0%')}{' per class' if recipe.data.k_shot else ''}), "
@@ -122,7 +122,7 @@ def _patterns(names: list[str]) -> str:
 def facts(assembly: Assembly) -> dict[str, Any]:
     """Return what the record says of data, model and machine before training."""
     recipe, adapted, manifest, built = assembly.recipe, assembly.adapted, assembly.manifest, assembly.built
-    used = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed)
+    used = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
     return {
         "family": built.family,
         "backbone_title": built.title,
