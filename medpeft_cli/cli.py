@@ -77,17 +77,24 @@ def global_options(
     epilog=_examples(
         "medpeft prepare breastus --source ~/Downloads/Dataset_BUSI_with_GT",
         "medpeft prepare my_card.yaml --source ~/pictures --root data/mine --check",
+        "medpeft prepare mimic_cxr                               # licence, how to get it, which files",
+        "medpeft prepare mimic_cxr --source DIR --list-files --fraction 0.1 > files.txt",
+        "medpeft prepare my_card.yaml --init-card ~/pictures     # write a card for a folder",
     )
 )
 def prepare(
     card: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="CARD", help="Dataset card: a name of `medpeft list datasets`, or your own YAML file."),
-    ],
+    ] = None,
     source: Annotated[
-        Path,
-        typer.Option("--source", metavar="DIR", help="Folder of the downloaded files, or the .npz; never changed."),
-    ],
+        Path | None,
+        typer.Option(
+            "--source",
+            metavar="DIR",
+            help="Folder of the downloaded files, or the .npz; never changed. Without it: how to get the dataset.",
+        ),
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="DIR", help="Where the prepared dataset goes. Default: data/<card>."),
@@ -107,18 +114,82 @@ def prepare(
             "--allow-bad", metavar="N", help="Leave out up to N unreadable pictures; one more is an error.", min=0
         ),
     ] = 0,
+    on_leak: Annotated[
+        str | None,
+        typer.Option(
+            "--on-leak",
+            metavar="move|drop|allow",
+            help="Pictures of an official split that are also in a more protected split (test before val before train): "
+            "move them there, drop them, or allow them. Default: an error that lists them.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that decode. Default: one a processor.", min=1),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Decode and check everything, write nothing.")] = False,
+    init_card: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-card", metavar="DIR", help="Look at a folder and write the draft of its card to CARD, or print it."
+        ),
+    ] = None,
+    list_files: Annotated[
+        bool,
+        typer.Option("--list-files", help="Print the picture files that are needed, by the tables in --source alone."),
+    ] = False,
+    views: Annotated[
+        str | None,
+        typer.Option("--views", metavar="LIST", help="With --list-files: views, such as PA,AP. Default: the card's."),
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option("--splits", metavar="LIST", help="With --list-files: splits, such as val,test. Default: all."),
+    ] = None,
+    fraction: Annotated[
+        float,
+        typer.Option(
+            "--fraction", metavar="F", help="With --list-files: fraction of the training pictures.", min=0.0, max=1.0
+        ),
+    ] = 1.0,
 ) -> None:
     """Turn a raw download into a split, packed, hashed dataset.
 
-    Running it again on the same files changes nothing.
+    Running it again on the same files changes nothing; after an interruption it goes on where it stopped. Several of these
+    commands at once, also on several hosts with one file system, share the work.
     """
     from medpeft_cli.data.card import load_card
+
+    if init_card:
+        from medpeft_cli.data.draft import write_draft
+
+        text, found = write_draft(init_card, card)
+        console.result({"card": card, "text": text, "found": found}, card or text.rstrip())
+        return
+    if card is None:
+        raise RecipeError(
+            "prepare: no card given", "`medpeft list datasets` shows ours; --init-card DIR drafts your own"
+        )
+    loaded = load_card(card)
+    if list_files:
+        from medpeft_cli.data.guide import file_list
+
+        files = list(file_list(loaded, source, views, splits, fraction))
+        console.result(files, "\n".join(files))
+        return
+    if source is None:
+        from medpeft_cli.data.guide import facts, guide
+
+        console.result(facts(loaded), guide(loaded, card))
+        return
+    from medpeft_cli.data.checks import leak_choice
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
-    loaded = load_card(card)
     root = root or Path("data") / Path(card).stem
-    manifest = prepare_dataset(loaded, source, root, size=size, seed=seed, check=check, allow_bad=allow_bad)
+    manifest = prepare_dataset(
+        loaded, source, root,
+        size=size, seed=seed, check=check, allow_bad=allow_bad, on_leak=leak_choice(on_leak), workers=workers,
+    )  # fmt: skip
     console.result(manifest.info, None if check else str(root / "manifest.csv"))
 
 

@@ -55,7 +55,7 @@ def test_every_command_shows_two_examples():
     assert {"medpeft prepare", "medpeft finetune", "medpeft list methods"} <= set(commands)
     for command in commands[1:]:
         section = cli_reference().split(f"\n## {command}\n")[1].split("\n## ")[0]
-        assert len(re.findall(rf"^{command} ?", section.split("```\n")[-2], re.M)) == 2, command
+        assert len(re.findall(rf"^{command} ?", section.split("```\n")[-2], re.M)) >= 2, command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

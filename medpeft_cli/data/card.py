@@ -2,99 +2,21 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from medpeft_cli.data.forms import COLUMNS, JOINER, KINDS, SPLITS, Layout, Table
 from medpeft_cli.errors import RecipeError
+from medpeft_cli.recipe.load import merge
 from medpeft_cli.recipe.problems import check, one_of
 from medpeft_cli.recipe.schema import Strict
-from medpeft_cli.recipe.source import Place, Problem, read_document
+from medpeft_cli.recipe.source import Document, Place, Problem, read_document
 from medpeft_cli.registry import unknown_hint
 
-SPLITS = ("train", "val", "test")
+__all__ = ["COLUMNS", "SPLITS", "Card", "SplitRule", "card_names", "load_card", "names_of"]
 CARDS = Path(__file__).parent / "cards"
-# columns of manifest.csv; attributes may not take these names
-COLUMNS = ("id", "file", "label", "split", "group", "height", "width", "channels", "offset", "pixels")
-
-SplitName = Literal["train", "val", "test"]
-
-
-class Files(Strict):
-    """What layouts of picture files share."""
-
-    labels: dict[str, str] = Field({}, description="folder name or label value → class, where they differ")
-    group_pattern: str | None = Field(None, description="regex with one group, searched in the file name: the patient")
-
-    @field_validator("group_pattern")
-    @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and _compiled(pattern).groups != 1:
-            raise ValueError("group_pattern must hold exactly one (…) group")
-        return pattern
-
-
-class ClassFolders(Files):
-    """One folder a class, with ready split folders above them or without."""
-
-    kind: Literal["class_folders"]
-    folder: str = Field(".", description="folder of the class folders; where it is absent, the source itself")
-    splits: dict[SplitName, str] = Field({}, description="split → its folder; a missing val or test is split off train")
-    mask_pattern: str | None = Field(None, description="regex, searched in the file name: masks, left out")
-
-    @field_validator("mask_pattern")
-    @classmethod
-    def _regex(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            _compiled(pattern)
-        return pattern
-
-
-class Table(Files):
-    """A CSV or TSV file that names pictures and labels."""
-
-    kind: Literal["csv"]
-    file: str = Field(description="the table, relative to the source")
-    image: str = Field(description="column: picture file, with or without folder and extension")
-    label: str = Field(description="column: label")
-    group: str | None = Field(None, description="column: patient, lesion or study; never in two splits")
-    split: str | None = Field(None, description="column: official split")
-    split_names: dict[str, SplitName] = Field(
-        {"train": "train", "val": "val", "test": "test"}, description="value of the split column → split"
-    )
-    folders: tuple[str, ...] = Field(
-        (), description="picture folders, searched in order; without any, the source itself"
-    )
-    extensions: tuple[str, ...] = Field((), description="tried in order where the column has none, such as .jpg")
-    ignore_labels: tuple[str, ...] = Field((), description="rows with these labels are left out, and counted")
-    attributes: dict[str, str] = Field({}, description="name in the manifest → column to keep there")
-
-    @field_validator("attributes")
-    @classmethod
-    def _free_names(cls, attributes: dict[str, str]) -> dict[str, str]:
-        if taken := sorted(set(attributes) & set(COLUMNS)):
-            raise ValueError(f"{', '.join(taken)}: the manifest has columns of that name; choose another")
-        return attributes
-
-    @field_validator("extensions")
-    @classmethod
-    def _dotted(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not extension.startswith(".") for extension in extensions):
-            raise ValueError("extensions begin with a dot, such as .jpg")
-        return extensions
-
-
-class Npz(Strict):
-    """One .npz of the MedMNIST kind: <split>_images and <split>_labels; label k is the k-th class."""
-
-    kind: Literal["npz"]
-    file: str = Field(description="the .npz file, relative to the source")
-
-
-Layout = Annotated[ClassFolders | Table | Npz, Field(discriminator="kind")]
-KINDS: dict[str, type[Strict]] = {"class_folders": ClassFolders, "csv": Table, "npz": Npz}
 
 
 class SplitRule(Strict):
@@ -125,34 +47,75 @@ class Card(Strict):
     access: Literal["open", "credentialed", "own"] = Field("own", description="how to get it")
     url: str = Field("", description="where to get it")
     modality: str = Field(description="such as dermatoscopy, chest X-ray")
+    size: str = Field("", description="of the download, in words")
+    files: dict[str, str] = Field({}, description="file or folder that --source must hold → what it is")
+    steps: tuple[str, ...] = Field((), description="how to get it, in order; commands as they are typed")
+    task: Literal["classify", "multilabel", "text"] = Field(
+        "classify", description="one class a picture; any number of classes; or a text a picture"
+    )
     classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=2, description="in the order of the head"
+        (), description="in the order of the head; two at least to classify, optional for texts"
     )
     layout: Layout
+    alternatives: tuple[Layout, ...] = Field(
+        (), description="other forms of the same download, taken in order where the files of layout are not there"
+    )
     split: SplitRule = SplitRule()
     expected: dict[str, int] = Field(
         {}, description="pictures per class, or `images` for all; a difference is a warning"
     )
     notes: str = Field("", description="what a user should know")
 
+    @field_validator("classes")
+    @classmethod
+    def _enough(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        task = info.data.get("task", "classify")
+        if len(set(classes)) < len(classes):
+            raise ValueError("the same class twice")
+        if len(classes) < (needed := {"classify": 2, "multilabel": 1, "text": 0}[task]):
+            raise ValueError(f"{task}: wanted {needed} at least")
+        if task != "classify" and (joined := [name for name in classes if JOINER in name]):
+            raise ValueError(f"{joined[0]!r} holds {JOINER}, which joins the classes of one picture")
+        return classes
+
     @model_validator(mode="after")
     def _consistent(self) -> "Card":
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes: the same class twice")
         known = set(self.classes)
-        if wrong := sorted(set(getattr(self.layout, "labels", {}).values()) - known):
-            raise ValueError(f"layout.labels leads to {wrong[0]!r}, which is not among the classes")
-        if wrong := sorted(set(self.expected) - known - {"images"}):
+        for layout in self.layouts:
+            if wrong := sorted(set(getattr(layout, "labels", {}).values()) - known):
+                raise ValueError(f"layout.labels leads to {wrong[0]!r}, which is not among the classes")
+            if isinstance(layout, Table):
+                self._fits(layout)
+            elif layout.kind != "mimic_cxr" and self.task != "classify":
+                raise ValueError(f"task is {self.task}, but layout.kind {layout.kind} gives each picture one class")
+            elif layout.kind == "mimic_cxr" and self.task == "classify":
+                raise ValueError("task is classify, but a report has any number of classes; wanted text or multilabel")
+            if layout.has_official_split != self.has_official_split:
+                raise ValueError("alternatives: either all of them name the splits, or none")
+        if wrong := sorted(set(self.expected) - known - {"images", *SPLITS}):
             raise ValueError(f"expected: {wrong[0]!r} is not a class")
         if self.split.rule == "official" and not self.has_official_split:
             raise ValueError("split.rule is official, but the layout names no split")
         return self
 
+    def _fits(self, layout: Table) -> None:
+        labelled = bool(layout.label or layout.label_columns)
+        if self.classes and not labelled:
+            raise ValueError("layout.label: got nothing, wanted text: column: label, or label_columns")
+        if labelled and not self.classes:
+            raise ValueError("the layout has labels, but the card no classes")
+        if self.task == "text" and not layout.text:
+            raise ValueError("task is text, but the layout names no text column")
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layout and its alternatives."""
+        return (self.layout, *self.alternatives)
+
     @property
     def has_official_split(self) -> bool:
         """Whether the layout says which picture is in which split."""
-        layout = self.layout
-        return layout.kind == "npz" or bool(layout.splits if layout.kind == "class_folders" else layout.split)
+        return self.layout.has_official_split
 
     @property
     def official(self) -> bool:
@@ -161,9 +124,21 @@ class Card(Strict):
 
     @property
     def sha256(self) -> str:
-        """Hash of what decides the prepared data: name, classes, layout, split. Titles and notes may change freely."""
-        facts = self.model_dump(mode="json", include={"name", "classes", "layout", "split"})
+        """Hash of what decides the prepared data: name, task, classes, layout, split. Titles and notes may change freely.
+
+        Defaults are left out, so that a field which is new to medpeft changes no hash.
+        """
+        facts = self.model_dump(
+            mode="json",
+            include={"name", "task", "classes", "layout", "alternatives", "split"},
+            exclude_defaults=True,
+        )
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def names_of(label: str, task: str) -> list[str]:
+    """Return the classes that the label of a picture names: one of a classify task, otherwise any number, maybe none."""
+    return [label] if task == "classify" else label.split(JOINER) if label else []
 
 
 def card_names() -> list[str]:
@@ -177,20 +152,8 @@ def load_card(name_or_path: str | Path) -> Card:
     Raises:
         RecipeError: for an unknown name (it names the nearest), a missing file, or a card that says something wrong.
     """
-    text = str(name_or_path)
-    if text in (names := card_names()):
-        path = CARDS / f"{text}.yaml"
-    elif text.endswith((".yaml", ".yml")) or "/" in text:
-        path = Path(text)
-    else:
-        raise RecipeError(
-            f"unknown dataset card {text!r}", unknown_hint(text, names) + "; or the path of your own card.yaml"
-        )
-    return _read_card(path)
-
-
-def _read_card(path: Path) -> Card:
-    document = read_document(path)
+    path = _path_of(str(name_or_path))
+    document = _read_chain(path, ())
     card = check(Card, document.values, document)
     layout = document.values.get("layout")
     if isinstance(layout, dict):  # the layout again, by its own kind, so that each problem finds its line
@@ -206,8 +169,28 @@ def _read_card(path: Path) -> Card:
     return card
 
 
-def _compiled(pattern: str) -> re.Pattern:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+def _path_of(name: str, beside: Path = Path()) -> Path:
+    """Return the file of a card: one of ours by name, or a path."""
+    if name in (names := card_names()):
+        return CARDS / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return beside / name
+    raise RecipeError(
+        f"unknown dataset card {name!r}", unknown_hint(name, names) + "; or the path of your own card.yaml"
+    )
+
+
+def _read_chain(path: Path, above: tuple[Path, ...]) -> Document:
+    """Return a card merged over the one that its `base:` names; the name is its own."""
+    document = read_document(path)
+    if "base" not in document.values:
+        return document
+    base, place = document.values.pop("base"), document.places[("base",)]
+    below = _path_of(str(base), path.parent)
+    if below.resolve() in (chain := [link.resolve() for link in (*above, path)]) or len(chain) > 8:
+        raise RecipeError(f"{place}: base: goes round in a circle", "one of them must do without `base:`")
+    merged = _read_chain(below, (*above, path))
+    merged.values.pop("name", None)
+    if "classes" in document.values:  # the numbers are those of the base's classes
+        merged.values.pop("expected", None)
+    return merge(merged, document)

@@ -47,10 +47,14 @@ class ImageStore:
     """The pictures of a prepared dataset, memory-mapped: uint8 RGB (H, W, 3) by index."""
 
     def __init__(self, manifest: Manifest):
-        path = manifest.root / "images.bin"
-        self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        pieces = manifest.info["pieces"]
+        self._files = [manifest.root / "images" / f"{name}.bin" for name, _ in pieces]
+        self._pieces: list[np.ndarray | None] = [None] * len(pieces)  # mapped when first read
+        starts = np.cumsum([0, *(size for _, size in pieces)])
+        piece = np.searchsorted(starts, manifest.offsets, side="right") - 1
+        self._piece = piece.tolist()
         self._shapes = manifest.shapes.tolist()
-        self._offsets = manifest.offsets.tolist()
+        self._offsets = (manifest.offsets - starts[piece]).tolist()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -59,8 +63,11 @@ class ImageStore:
     def stored(self, index: int) -> np.ndarray:
         """Return the picture as stored, without a copy: uint8 (H, W) grey or (H, W, 3) RGB."""
         height, width, channels = self._shapes[index]
-        start = self._offsets[index]
-        flat = self._bytes[start : start + height * width * channels]
+        start, number = self._offsets[index], self._piece[index]
+        piece = self._pieces[number]
+        if piece is None:
+            piece = self._pieces[number] = np.asarray(np.memmap(self._files[number], dtype=np.uint8, mode="r"))
+        flat = piece[start : start + height * width * channels]
         return flat.reshape((height, width) if channels == 1 else (height, width, 3))
 
     def __getitem__(self, index: int) -> np.ndarray:

@@ -1,19 +1,20 @@
-"""Read a prepared dataset: manifest.csv (one row a picture), dataset.json (what it is), images.bin (pixels)."""
+"""Read a prepared dataset: manifest.csv (one row a picture), dataset.json (what it is), images/ (pixels)."""
 
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medpeft_cli.data.card import COLUMNS, SPLITS, Card, card_names
-from medpeft_cli.data.splits import subset_per_class
+from medpeft_cli.data.card import COLUMNS, SPLITS, Card, card_names, names_of
 from medpeft_cli.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
+# columns under the hash: who is in which split and subset, with which label and text, and every pixel
+HASHED = ("id", "label", "split", "group", "pixels", "rank", "stratum", "text")
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,17 @@ class Manifest:
         card: name of its card.
         classes: K class names, in the order of the head.
         ids: N unique ids.
-        labels: int64 (N,), 0 … K − 1.
+        labels: int64 (N,), 0 … K − 1; −1 where a picture may have any number of classes.
         splits: str (N,), train, val or test.
-        groups: N groups; no group is in two splits.
+        groups: N groups; no group is in two splits, unless dataset.json says so under leakage.
+        ranks: int64 (N,), place of a training picture in the order of its stratum, from 1; 0 in val and test.
+        strata: int64 (N,), by what splits and subsets are stratified: the label, where a picture has one.
         shapes: int64 (N, 3), stored height and width in pixels, channels 1 or 3.
-        offsets: int64 (N,), first byte in images.bin.
-        sha256: hash of ids, labels, splits, groups and pixels.
+        offsets: int64 (N,), first byte in the pieces of images/, laid end to end.
+        sha256: hash of ids, labels, texts, splits, groups, ranks and pixels.
         info: dataset.json.
+        texts: N reports or captions, or None where the dataset has none.
+        multilabels: uint8 (N, K), 1 = the picture has the class; None where each picture has one.
     """
 
     root: Path
@@ -41,31 +46,46 @@ class Manifest:
     labels: np.ndarray
     splits: np.ndarray
     groups: list[str]
+    ranks: np.ndarray
+    strata: np.ndarray
     shapes: np.ndarray
     offsets: np.ndarray
     sha256: str
     info: dict
+    texts: list[str] | None = None
+    multilabels: np.ndarray | None = None
 
     def indices(self, split: str) -> np.ndarray:
         """Return the ascending indices of one split, int64."""
         return np.flatnonzero(self.splits == split)
 
-    def training_subset(self, fraction: float, k_shot: int | None, seed: int) -> np.ndarray:
+    def training_subset(self, fraction: float, k_shot: int | None) -> np.ndarray:
         """Return the ascending indices of a stratified subset of the training split, int64.
 
-        Subsets of one seed are nested: those of a smaller fraction or k lie within those of a larger one. Each class keeps
-        at least one picture.
+        The order from which subsets are taken is part of the dataset (ranks), so that every method and seed trains on the
+        same pictures; a smaller fraction or k lies within a larger one. Each class keeps at least one picture.
+
+        Args:
+            fraction: share of each class, 0–1, rounded.
+            k_shot: pictures per class instead; None = use fraction.
 
         Raises:
             DataError: if a class has fewer than k_shot training pictures.
         """
         train = self.indices("train")
-        if k_shot is None and fraction >= 1:
-            return train
-        names = [self.ids[i] for i in train]
-        labels = [self.classes[self.labels[i]] for i in train]
-        chosen = subset_per_class(names, labels, fraction, k_shot, seed)
-        return train[[name in chosen for name in names]]
+        ranks = self.ranks[train]
+        strata = self.strata[train]
+        _, place, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+        if k_shot is not None:
+            if k_shot > (fewest := int(sizes.min())):
+                smallest = int(strata[place == sizes.argmin()][0])
+                name = f"class {self.classes[smallest]!r}" if self.multilabels is None and self.classes else "a stratum"
+                raise DataError(
+                    f"data.k_shot: got {k_shot}, {name} has {fewest} training pictures", "lower data.k_shot"
+                )
+            return train[ranks <= k_shot]
+        wanted = np.maximum(1, np.rint(fraction * sizes))
+        return train[ranks <= wanted[place]]
 
     def counts(self, split: str) -> dict[str, int]:
         """Return class → pictures in one split."""
@@ -73,16 +93,18 @@ class Manifest:
         return dict(zip(self.classes, counted.tolist(), strict=True))
 
 
-def dataset_sha256(classes: Sequence[str], rows: Iterable[tuple[str, str, str, str, str]]) -> str:
+def dataset_sha256(classes: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
     """Return the hash of a whole dataset.
 
     Args:
         classes: class names in order.
-        rows: (id, label, split, group, hash of the stored pixels) of each picture, in order.
+        columns: of the manifest, as text in its order: those of HASHED that it has.
     """
     whole = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape"))
-    for row in rows:
-        whole.update(("\n" + "\0".join(row)).encode(errors="surrogateescape"))
+    for name in HASHED:
+        if name in columns:
+            whole.update(f"\n{name}\0".encode())
+            whole.update("\0".join(columns[name]).encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 
@@ -130,31 +152,63 @@ def _read_rows(root: Path, card: Card, info: dict) -> Manifest:
     columns = {name: cells[place :: len(header)] for place, name in enumerate(header)}
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"column {missing[0]!r} is missing")
-    rows = zip(*(columns[name] for name in ("id", "label", "split", "group", "pixels")), strict=True)
-    if len(columns["id"]) != info["images"] or dataset_sha256(card.classes, rows) != info["sha256"]:
+    if len(columns["id"]) != info["images"] or dataset_sha256(card.classes, columns) != info["sha256"]:
         raise ValueError("rows are not those that prepare wrote")
-    if (size := (root / "images.bin").stat().st_size) != info["bytes"]:
-        raise ValueError(f"images.bin: got {size:,} bytes, wanted {info['bytes']:,}")
+    for name, wanted in info["pieces"]:
+        if (size := (root / "images" / f"{name}.bin").stat().st_size) != wanted:
+            raise ValueError(f"images/{name}.bin: got {size:,} bytes, wanted {wanted:,}")
+    return manifest_of(root, card, columns, info)
+
+
+def manifest_of(root: Path, card: Card, columns: Mapping[str, Sequence[str]], info: dict) -> Manifest:
+    """Return the manifest of a dataset, from the columns of manifest.csv and dataset.json."""
+    shapes = [_numbers(columns[name]) for name in ("height", "width", "channels")]
+    labels = np.full(len(columns["id"]), -1, dtype=np.int64)
     number = {name: index for index, name in enumerate(card.classes)}
-    shapes = [np.fromiter(map(int, columns[name]), np.int64) for name in ("height", "width", "channels")]
+    multilabels = None
+    if card.task == "classify":
+        labels = np.fromiter(map(number.__getitem__, columns["label"]), np.int64)
+    elif card.classes:
+        multilabels = np.zeros((len(labels), len(card.classes)), dtype=np.uint8)
+        for row, label in enumerate(columns["label"]):
+            multilabels[row, [number[name] for name in names_of(label, card.task)]] = 1
     return Manifest(
         root=root,
         card=card.name,
         classes=card.classes,
-        ids=columns["id"],
-        labels=np.fromiter((number[label] for label in columns["label"]), np.int64),
+        ids=list(columns["id"]),
+        labels=labels,
         splits=np.array(columns["split"], dtype="<U5"),
-        groups=columns["group"],
+        groups=list(columns["group"]),
+        ranks=_numbers([rank or "0" for rank in columns["rank"]]),
+        strata=labels if "stratum" not in columns else np.unique(columns["stratum"], return_inverse=True)[1],
         shapes=np.stack(shapes, axis=1),
-        offsets=np.fromiter(map(int, columns["offset"]), np.int64),
+        offsets=_numbers(columns["offset"]),
         sha256=info["sha256"],
         info=info,
+        texts=list(columns["text"]) if "text" in columns else None,
+        multilabels=multilabels,
     )
 
 
-def split_counts(labels: Iterable[str], splits: Iterable[str], classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return split → class → pictures, for dataset.json."""
+def _numbers(cells: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(int, cells), np.int64, len(cells))
+
+
+def write_rows(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    """Write manifest.csv, or another table of columns of text."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def split_counts(
+    labels: Iterable[str], splits: Iterable[str], classes: Sequence[str], task: str
+) -> dict[str, dict[str, int]]:
+    """Return split → class → pictures, for dataset.json; a picture of several classes counts in each."""
     counts = {split: dict.fromkeys(classes, 0) for split in SPLITS}
     for label, split in zip(labels, splits, strict=True):
-        counts[split][label] += 1
+        for name in names_of(label, task):
+            counts[split][name] += 1
     return counts

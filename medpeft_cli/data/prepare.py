@@ -2,23 +2,27 @@
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from medpeft_cli.console import console
-from medpeft_cli.data.card import SPLITS, Card
-from medpeft_cli.data.checks import assign_splits, drop_conflicts, unexpected
-from medpeft_cli.data.layouts import Listing, Sample, list_source
-from medpeft_cli.data.manifest import FORMAT, Manifest, dataset_sha256, read_info, read_manifest, split_counts
-from medpeft_cli.data.pack import FILES, Packed, Read, own_folder, pack, write_rows
+from medpeft_cli.data.build import Rules, build, summary
+from medpeft_cli.data.card import SPLITS, Card, names_of
+from medpeft_cli.data.checks import OnLeak, unexpected
+from medpeft_cli.data.layouts import Sample, list_source
+from medpeft_cli.data.layouts.files import kinds_note
+from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
+from medpeft_cli.data.pack import Pieces, Read
+from medpeft_cli.data.page import write_page
+from medpeft_cli.data.store import only_one, own_folder, publish
+from medpeft_cli.data.text import token_facts, token_note
+from medpeft_cli.data.workers import cores, pack
 from medpeft_cli.errors import DataError, RecipeError
 
-SHOWN = 5  # files named in a message; dataset.json lists all
+Stamp = Callable[[Sample], str]
 
 
 def prepare(
@@ -30,10 +34,14 @@ def prepare(
     seed: int | None = None,
     check: bool = False,
     allow_bad: int = 0,
+    on_leak: OnLeak | None = None,
+    workers: int | None = None,
 ) -> Manifest:
     """Prepare a dataset from its raw files; the originals are only read.
 
-    A dataset that is already prepared from the same files, card, size and seed is left as it is.
+    A dataset that is already prepared from the same files, card and options is left as it is. After an interruption, or
+    with other options for the split, the pictures that are packed are checked and kept. Any number of processes and hosts
+    may run the same command at once: they share the work.
 
     Args:
         card: what the dataset is.
@@ -43,12 +51,17 @@ def prepare(
         seed: of the split; None = the card's.
         check: decode and check everything, print what there is, write nothing.
         allow_bad: so many unreadable pictures are left out; one more is an error.
+        on_leak: what to do with pictures of an official split that are in two of its splits: "move" the whole group to the
+            most protected, "drop" the copies in the others, "allow" them; None = an error. With a split of our own "allow"
+            lets near-duplicates straddle.
+        workers: processes; None = one a processor.
 
     Returns:
         The dataset; after a check its files do not exist.
 
     Raises:
-        DataError: if the source is not what the card says, pictures are unreadable, or a class cannot be split.
+        DataError: if the source is not what the card says, pictures are unreadable, the official split leaks, or a class
+            cannot be split.
         RecipeError: if size is below 16 pixels.
         RunError: if the dataset cannot be written.
     """
@@ -59,23 +72,32 @@ def prepare(
         )
     try:
         listing = list_source(card, source)
+        stamp = _Stamps(source)
+        fingerprint = _fingerprint(listing.samples, stamp, listing.left_out)
     except OSError as error:
         raise DataError(
             f"{error.filename or source}: cannot be read, {(error.strerror or str(error)).lower()}"
         ) from None
-    found = {sample.label for sample in listing.samples}
-    if missing := [name for name in card.classes if name not in found]:
+    found = {name for sample in listing.samples for name in names_of(sample.label, card.task)}
+    missing = [name for name in card.classes if name not in found]
+    if missing and card.task != "text":  # there classes are a remark beside the text
         raise DataError(
             f"{source}: class {missing[0]!r} has no picture, wanted at least {len(SPLITS)}",
             "is the download whole? a class that you do not have must leave the card's classes",
         )
-    origin = {"source": str(source.resolve()), "source_sha256": _fingerprint(source, listing)}
-    if not check and _is_done(root, card, size, seed, allow_bad, origin["source_sha256"]):
-        console.say(f"{root}: already prepared, nothing to do")
-        return read_manifest(root, card)
     warnings = unexpected(listing.samples, card)
+    origin = {"source": str(source.resolve()), "source_sha256": fingerprint, "warnings": warnings}
+    if not check and (done := _already(root, card, _request(fingerprint, card, size, seed, on_leak), allow_bad)):
+        return done
     for line in warnings:
         console.warn(line)
+    notes = list(listing.notes)
+    if card.layout.kind != "npz":
+        notes += kinds_note(source, listing.samples)
+    if listing.texts:
+        tokens = token_facts(sample.text for sample in listing.samples if sample.text)
+        origin["texts"] = listing.texts | {"tokens": tokens}
+        notes.append(token_note(tokens))
     return write_dataset(
         root,
         card,
@@ -84,10 +106,13 @@ def prepare(
         size=size,
         seed=seed,
         left_out=listing.left_out,
-        notes=listing.notes,
+        notes=notes,
         allow_bad=allow_bad,
-        origin=origin | {"warnings": warnings},
+        origin=origin,
         check=check,
+        on_leak=on_leak,
+        workers=workers,
+        stamp=stamp,
     )
 
 
@@ -104,14 +129,18 @@ def write_dataset(
     allow_bad: int = 0,
     origin: dict | None = None,
     check: bool = False,
+    on_leak: OnLeak | None = None,
+    workers: int | None = 1,
+    stamp: Stamp | None = None,
 ) -> Manifest:
-    """Decode, check, split and write samples; pictures go to the disk as they come, dataset.json goes last.
+    """Pack, check, split and write samples; dataset.json goes last.
 
     Args:
         root: folder of the dataset; new, empty, or an earlier prepared dataset, which is replaced.
         card: class order and split rule.
         samples: the pictures, with unique ids.
-        read: returns uint8 (H, W) or (H, W, 3) of a sample, or raises DataError with the reason.
+        read: returns a sample's picture: uint8 (H, W) or (H, W, 3), or Pillow's L or RGB; or raises DataError with the
+            reason.
         size: short side of stored pictures in pixels, at most.
         seed: of the split; None = the card's.
         left_out: (file, reason) of what the layout left out.
@@ -119,153 +148,92 @@ def write_dataset(
         allow_bad: so many unreadable pictures are left out; one more is an error.
         origin: further entries of dataset.json.
         check: write nothing.
+        on_leak: see `prepare`.
+        workers: processes; None = one a processor.
+        stamp: returns a text that changes when the picture of a sample does; pictures that an earlier start packed with the
+            same stamp are kept. None = nothing is kept.
 
     Returns:
         The dataset; after a check its files do not exist.
 
     Raises:
-        DataError: if too many pictures are unreadable, a class cannot be split, or the folder holds something else.
+        DataError: if too many pictures are unreadable, the official split leaks, a class cannot be split, or the folder
+            holds something else.
         RecipeError: if size is below 16 pixels.
         RunError: if the dataset cannot be written.
     """
     if size < 16:
         raise RecipeError(f"size: got {size}, wanted at least 16 pixels")
-    seed = card.split.seed if seed is None else seed
-    samples = list(samples)
+    samples, root, origin = list(samples), Path(root), origin or {}
+    rules = Rules(card, size, card.split.seed if seed is None else seed, allow_bad, on_leak)
+    if stamp is None:
+        once = uuid4().hex
+        stamp = lambda sample: once  # noqa: E731
+    request = _request(origin.get("source_sha256") or _fingerprint(samples, stamp, left_out), card, size, seed, on_leak)
     if check:
-        with Path(os.devnull).open("wb") as sink:
-            info, rows = _build(sink, card, samples, read, size, seed, left_out, notes, allow_bad)
-        console.say(summary(info))
-        return _manifest(Path(root), card, info | (origin or {}), rows)
-    with own_folder(Path(root)) as root:
-        with (root / "images.bin.partial").open("wb") as sink:
-            info, rows = _build(sink, card, samples, read, size, seed, left_out, notes, allow_bad)
-            info |= origin or {}
-            sink.flush()
-            os.fsync(sink.fileno())
-        write_rows(root / "manifest.csv.partial", rows)
-        (root / "dataset.json.partial").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        # between here and the last rename there is no dataset rather than half of one
-        (root / "dataset.json").unlink(missing_ok=True)
-        for name in FILES:
-            (root / f"{name}.partial").replace(root / name)
-    console.say(summary(info))
-    return _manifest(root, card, info, rows)
+        with TemporaryDirectory(prefix="medpeft-") as folder:
+            pieces = Pieces(Path(folder), samples, read, size, stamp, discard=True)
+            pack(pieces, card.name, workers or cores())
+            built = build(pieces, rules, left_out, notes)
+        console.say(summary(built.info))
+        return manifest_of(root, card, built.columns, built.info | origin | {"pieces": []})
+    with own_folder(root) as lock:
+        pieces = Pieces(root / "images", samples, read, size, stamp)
+        pack(pieces, card.name, workers or cores())
+        with only_one(lock):
+            if done := _already(root, card, request, allow_bad):  # by another process, meanwhile
+                return done
+            built = build(pieces, rules, left_out, notes, root)
+            info = built.info | origin | {"request": request}
+            info["pieces"] = [list(piece) for piece in zip(pieces.names, pieces.sizes(), strict=True)]
+            manifest = manifest_of(root, card, built.columns, info)
+            page = partial(write_page, card=card, manifest=manifest, pictures=built.pictures, twins=built.twins,
+                           leaked=built.leaked, thumbs=pieces.thumbs)  # fmt: skip
+            publish(root, lock, pieces, built.tables(), info, page)
+    console.say(summary(info) + f"\nreport: {root / 'report.html'}")
+    return manifest
 
 
-def _manifest(root: Path, card: Card, info: dict, rows: list[Packed]) -> Manifest:
-    samples = [row.sample for row in rows]
-    return Manifest(
-        root=root,
-        card=card.name,
-        classes=card.classes,
-        ids=[sample.id for sample in samples],
-        labels=np.array([card.classes.index(sample.label) for sample in samples], dtype=np.int64),
-        splits=np.array([sample.split for sample in samples], dtype="<U5"),
-        groups=[sample.group for sample in samples],
-        shapes=np.array([row.shape for row in rows], dtype=np.int64),
-        offsets=np.array([row.offset for row in rows], dtype=np.int64),
-        sha256=info["sha256"],
-        info=info,
-    )
+class _Stamps:
+    """Size and time of the file of each sample; the file of an archive is looked at once."""
 
+    def __init__(self, source: Path):
+        self.source = source
+        self.known: dict[str, str] = {}
 
-def summary(info: dict) -> str:
-    """Return what a prepared dataset holds and what was left out, as lines for the console."""
-    width = max(len(name) for name in (*info["classes"], "all"))
-    lines = [
-        f"{info['card']}: {info['images']:,} pictures, short side at most {info['size']} px, {info['bytes'] / 1e6:,.1f} MB"
-    ]
-    lines.append(" ".join([" " * (width + 2), *(f"{split:>8}" for split in SPLITS)]))
-    counts = info["counts"]
-    lines += [
-        f"  {name:{width}} " + " ".join(f"{counts[split][name]:8,}" for split in SPLITS) for name in info["classes"]
-    ]
-    lines.append(f"  {'all':{width}} " + " ".join(f"{sum(counts[split].values()):8,}" for split in SPLITS))
-    lines += [f"note: {note}" for note in info["notes"]]
-    reasons = Counter(item["reason"] for item in info["left_out"])
-    for reason, count in reasons.most_common():
-        files = [item["file"] for item in info["left_out"] if item["reason"] == reason]
-        lines.append(f"left out {count:,}: {reason} ({', '.join(files[:2])}{', …' if count > 2 else ''})")
-    return "\n".join(lines)
-
-
-def _build(
-    sink: BinaryIO,
-    card: Card,
-    samples: list[Sample],
-    read: Read,
-    size: int,
-    seed: int,
-    left_out: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-    allow_bad: int,
-) -> tuple[dict, list[Packed]]:
-    """Write the pixels into `sink`; return dataset.json and the rows of manifest.csv."""
-    rows, bad = pack(sink, card.name, samples, read, size)
-    if len(bad) > allow_bad:
-        raise DataError(
-            f"{len(bad):,} of {len(samples):,} pictures cannot be read: "
-            + "; ".join(f"{file}: {reason}" for file, reason in bad[:SHOWN])
-            + ("; …" if len(bad) > SHOWN else ""),
-            f"mend or remove them, or leave them out with --allow-bad {len(bad)}",
-        )
-    packed = sum(height * width * channels for height, width, channels in (row.shape for row in rows))
-    rows, conflicts, copies = drop_conflicts(rows)
-    rows, leaks = assign_splits(rows, card, seed)
-    notes = list(notes)
-    if copies:
-        notes.append(f"{copies:,} pictures have the same pixels as another of their class; they share a group")
-    unreadable = [(file, f"unreadable: {reason}") for file, reason in bad]
-    labels, splits = [row.sample.label for row in rows], [row.sample.split or "" for row in rows]
-    hashed = ((row.sample.id, row.sample.label, row.sample.split or "", row.sample.group, row.pixels) for row in rows)
-    info = {
-        "format": FORMAT,
-        "card": card.name,
-        "card_sha256": card.sha256,
-        "classes": list(card.classes),
-        "split": {
-            "rule": "official" if card.official else "stratified",
-            "fractions": card.split.fractions,
-            "seed": seed,
-        },
-        "size": size,
-        "filter": "bicubic, antialiased",
-        "images": len(rows),
-        "bytes": packed,
-        "counts": split_counts(labels, splits, card.classes),
-        "notes": notes,
-        "left_out": [{"file": file, "reason": reason} for file, reason in [*left_out, *unreadable, *conflicts, *leaks]],
-        "unreadable": len(bad),
-        "sha256": dataset_sha256(card.classes, hashed),
-    }
-    return info, rows
-
-
-def _fingerprint(source: Path, listing: Listing) -> str:
-    """Return a hash of what was listed and of size and time of each file, without reading the files."""
-    whole = hashlib.sha256()
-    stats: dict[str, str] = {}
-    for sample in listing.samples:
-        file = sample.file.partition("#")[0] if not (source / sample.file).exists() else sample.file
-        if file not in stats:
-            path = source if source.is_file() else source / file
+    def __call__(self, sample: Sample) -> str:
+        path = self.source / sample.file
+        if not path.exists():  # a member of an archive, or the source itself
+            path = self.source if self.source.is_file() else self.source / sample.file.partition("#")[0]
+        if (key := str(path)) not in self.known:
             stat = path.stat()
-            stats[file] = f"{stat.st_size} {stat.st_mtime_ns}"
-        whole.update(f"{sample} {stats[file]}\n".encode(errors="surrogateescape"))
-    whole.update(json.dumps(sorted(listing.left_out)).encode())
+            self.known[key] = f"{stat.st_size} {stat.st_mtime_ns}"
+        return self.known[key]
+
+
+def _fingerprint(samples: Iterable[Sample], stamp: Stamp, left_out: Iterable[tuple[str, str]]) -> str:
+    """Return a hash of what was listed and of the stamp of each picture, such as size and time of its file."""
+    whole = hashlib.sha256()
+    for sample in samples:
+        whole.update(f"{sample} {stamp(sample)}\n".encode(errors="surrogateescape"))
+    whole.update(json.dumps(sorted(left_out)).encode())
     return whole.hexdigest()
 
 
-def _is_done(root: Path, card: Card, size: int, seed: int | None, allow_bad: int, fingerprint: str) -> bool:
+def _request(fingerprint: str, card: Card, size: int, seed: int | None, on_leak: OnLeak | None) -> str:
+    """Return a hash of all that decides a dataset."""
+    facts = [fingerprint, card.sha256, size, card.split.seed if seed is None else seed, on_leak]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _already(root: Path, card: Card, request: str, allow_bad: int) -> Manifest | None:
+    """Return the dataset if it is there and is what was asked for."""
     info = read_info(root)
-    if info is None or info["unreadable"] > allow_bad:
-        return False
-    found = (info["card_sha256"], info["size"], info["split"]["seed"], info.get("source_sha256"))
-    if found != (card.sha256, size, card.split.seed if seed is None else seed, fingerprint):
-        return False
+    if info is None or info.get("request") != request or info["unreadable"] > allow_bad:
+        return None
     try:
-        read_manifest(root, card)
+        manifest = read_manifest(root, card)
     except DataError:
-        return False
-    return True
+        return None
+    console.say(f"{root}: already prepared, nothing to do")
+    return manifest

@@ -117,33 +117,44 @@ def _most_lacking(counts: Counter[str], label: str, need: dict, have: dict, left
     return int(np.argmax(need[label]))
 
 
-def subset_per_class(
-    ids: Sequence[str], labels: Sequence[str], fraction: float, k_shot: int | None, seed: int
-) -> set[str]:
-    """Choose a stratified subset; a smaller fraction (or k) of the same seed lies within a larger one.
+def nested_ranks(ids: Sequence[str], strata: Sequence[str], seed: int) -> list[int]:
+    """Return the place of each training picture in the order of its class: 1, 2, ….
+
+    The first n of each class are the subset of n pictures a class, so that subsets are stratified and nested.
 
     Args:
         ids: id per picture of the training split.
-        labels: class per picture.
-        fraction: share of each class, 0–1, rounded, at least one picture.
-        k_shot: pictures per class instead; None = use fraction.
-        seed: decides which.
-
-    Returns:
-        The chosen ids.
-
-    Raises:
-        DataError: if a class has fewer than k_shot pictures.
+        strata: class per picture.
+        seed: of the dataset's split: methods and seeds are compared on the same pictures.
     """
     members: dict[str, list[str]] = defaultdict(list)
-    for identity, label in zip(ids, labels, strict=True):
-        members[label].append(identity)
-    chosen: set[str] = set()
-    for label, mine in members.items():
-        if k_shot is not None and k_shot > len(mine):
-            raise DataError(
-                f"data.k_shot: got {k_shot}, class {label!r} has {len(mine)} training pictures", "lower data.k_shot"
-            )
-        count = k_shot if k_shot is not None else max(1, round(fraction * len(mine)))
-        chosen.update(shuffled(mine, seed_of(seed, "subset"))[:count])
-    return chosen
+    for identity, stratum in zip(ids, strata, strict=True):
+        members[stratum].append(identity)
+    rank = {}
+    for mine in members.values():
+        rank.update(zip(shuffled(mine, seed_of(seed, "subset")), range(1, len(mine) + 1), strict=True))
+    return [rank[identity] for identity in ids]
+
+
+def strata_of(labels: Sequence[Sequence[str]], groups: Sequence[str], splits: int = len(SPLITS)) -> list[str]:
+    """Return what a picture with any number of classes counts as when it is split: the rarest of its classes.
+
+    A class in fewer groups than there are splits cannot be divided; it does not count. Pictures without a class are a
+    stratum of their own; a stratum that is too small is joined to the largest.
+
+    Args:
+        labels: classes per picture.
+        groups: group per picture.
+        splits: number of splits.
+    """
+    holders: dict[str, set[str]] = defaultdict(set)
+    for names, group in zip(labels, groups, strict=True):
+        for name in names:
+            holders[name].add(group)
+    size = {name: len(found) for name, found in holders.items() if len(found) >= splits}
+    rarest = [min((name for name in names if name in size), key=lambda n: (size[n], n), default="") for names in labels]
+    members: dict[str, set[str]] = defaultdict(set)
+    for stratum, group in zip(rarest, groups, strict=True):
+        members[stratum].add(group)
+    largest = max(sorted(members), key=lambda name: len(members[name]), default="")
+    return [stratum if len(members[stratum]) >= splits else largest for stratum in rarest]

@@ -11,11 +11,11 @@ from zlib import crc32
 import numpy as np
 from numpy.random import Generator, Philox
 
-from medpeft_cli.data.card import load_card
+from medpeft_cli.data.card import Card, load_card
 from medpeft_cli.data.layouts import Sample
 from medpeft_cli.data.manifest import Manifest, read_info, read_manifest
 from medpeft_cli.data.prepare import write_dataset
-from medpeft_cli.demo import drawings
+from medpeft_cli.demo import drawings, radiographs
 from medpeft_cli.errors import DataError
 from medpeft_cli.registry import lookup
 
@@ -29,11 +29,13 @@ class Twin:
 
     Attributes:
         draw: picture of a class; see `drawings`.
-        counts: class → number of pictures, in the proportions of the real set.
+        counts: class (or classes, joined by |) → number of pictures, in the proportions of the real set.
+        report: text of a picture, from the generator that draws it; None = the dataset has no texts.
     """
 
     draw: Callable[[str, Generator, Generator], np.ndarray]
     counts: Mapping[str, int]
+    report: Callable[[str, Generator], str] | None = None
 
 
 TWINS: dict[str, Twin] = {
@@ -46,6 +48,23 @@ TWINS: dict[str, Twin] = {
     "fitzpatrick": Twin(drawings.skin_photograph, {"benign": 135, "malignant": 136, "non-neoplastic": 729}),
     "smdg": Twin(drawings.fundus, {"healthy": 613, "glaucoma": 387}),
     "pneumonia": Twin(drawings.radiograph, {"normal": 765, "pneumonia": 235}),
+    "mimic_cxr": Twin(
+        radiographs.reported_radiograph,
+        {
+            "No Finding": 380,
+            "No Finding|Support Devices": 60,
+            "Cardiomegaly": 130,
+            "Cardiomegaly|Edema": 90,
+            "Cardiomegaly|Edema|Pleural Effusion": 60,
+            "Lung Opacity|Pneumonia": 160,
+            "Atelectasis|Lung Opacity": 110,
+            "Pleural Effusion": 110,
+            "Pneumothorax": 50,
+            "Pneumothorax|Support Devices": 30,
+            "Lung Lesion": 60,
+        },
+        radiographs.report,
+    ),
 }
 
 
@@ -79,14 +98,19 @@ def ensure_twin(card_name: str, root: Path) -> Manifest:
             return read_manifest(root, card)
     found = {f"{card.name}_{entry.number:05d}": entry for entry in entries(card.name)}
     samples = [
-        Sample(name, f"{name}.png", entry.label, f"p{entry.group:04d}", None, {}) for name, entry in found.items()
-    ]
+        Sample(
+            name, f"{name}.png", entry.label, f"p{entry.group:04d}", _split(card, entry), {}, describe(card.name, entry)
+        )
+        for name, entry in found.items()
+    ]  # fmt: skip
     return write_dataset(
         root,
         card,
         samples,
         lambda sample: draw(card.name, found[sample.id]),
         origin={"twin": REVISION, "source": "synthetic"},
+        on_leak="allow",  # drawn pictures are alike without being copies
+        stamp=lambda sample: f"{REVISION} {sample.label} {sample.group}",
     )
 
 
@@ -124,6 +148,17 @@ def draw(card: str, entry: Entry) -> np.ndarray:
         entry.label, _generator(card, "patient", entry.group), _generator(card, "picture", entry.number)
     )
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def describe(card: str, entry: Entry) -> str:
+    """Return the report of a picture, "" where the dataset has none. Arguments as in `draw`."""
+    report = TWINS[card].report
+    return report(entry.label, _generator(card, "picture", entry.number)) if report else ""
+
+
+def _split(card: Card, entry: Entry) -> str | None:
+    """Return the split where the real set has an official one: of ten patients eight in train."""
+    return ("train", "val", "test")[max(0, entry.group % 10 - 7)] if card.official else None
 
 
 def _generator(card: str, purpose: str, number: int) -> Generator:

@@ -16,7 +16,7 @@ from medpeft_cli.data.images import InputSpec
 from medpeft_cli.data.manifest import Manifest, read_manifest
 from medpeft_cli.engine.memory import keep_freed_memory
 from medpeft_cli.engine.seed import seed_of
-from medpeft_cli.errors import DataError, RunError
+from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.files import sha256_file
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt, probe
@@ -56,6 +56,11 @@ def assemble(recipe: ClassifyRecipe) -> Assembly:
 def open_dataset(recipe: ClassifyRecipe) -> tuple[Card, Manifest]:
     """Read the card and the prepared dataset of a recipe; a demo's twin is made where it is missing."""
     card = load_card(recipe.data.card)
+    if card.task != "classify":
+        raise RecipeError(
+            f"data.card: {card.name!r} is for task {card.task}, wanted classify: one class an image",
+            "give a card whose label column names one class",
+        )
     root = recipe.data.folder
     if recipe.demo:
         from medpeft_cli.demo.twins import ensure_twin
@@ -99,7 +104,7 @@ def describe(assembly: Assembly) -> None:
     """Say what was decided: data, family, matched modules, counts, device."""
     recipe, adapted, manifest = assembly.recipe, assembly.adapted, assembly.manifest
     counts = adapted.counts()
-    images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed))
+    images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot))
     console.say(
         f"data      {'demo twin of ' if recipe.demo else ''}{assembly.card.name}: train {images:,} "
         f"({recipe.data.k_shot or f'{100 * recipe.data.fraction:.4g} %'}{' per class' if recipe.data.k_shot else ''}), "
@@ -129,7 +134,7 @@ def _patterns(names: list[str]) -> str:
 def facts(assembly: Assembly) -> dict[str, Any]:
     """Return what the record says of data, model and machine before training."""
     recipe, adapted, manifest, built = assembly.recipe, assembly.adapted, assembly.manifest, assembly.built
-    used = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed)
+    used = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
     return {
         "family": built.family,
         "backbone_title": built.title,

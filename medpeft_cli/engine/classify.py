@@ -169,7 +169,7 @@ class ClassifyTask:
         self.recipe, self.manifest, self.spec, self.device = recipe, manifest, assembly.built.input, assembly.device
         self.workers = assembly.workers
         self.store = ImageStore(manifest)
-        self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot, recipe.seed)
+        self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
         self.val_indices = manifest.indices("val")
         self.val = evaluation_batches(manifest, self.val_indices, self.spec, recipe)
         self.steps_per_epoch = math.ceil(len(self.train_indices) / recipe.train.batch_size)

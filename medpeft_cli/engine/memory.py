@@ -1,27 +1,10 @@
-"""Memory of training: its peak, and keeping what was freed."""
+"""Memory of training: its peak."""
 
-import ctypes
 import resource
 import sys
 from pathlib import Path
 
 import torch
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 2**30
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed activations instead of giving them back to the kernel after each step (CPU training).
-
-    Otherwise every step maps and zeroes its activations anew. Changes nothing where the C library is another one.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class PeakMemory:

@@ -56,7 +56,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False
     """
     files = _read_chain(Path(path))
     overlay = _read_overrides(overrides)
-    recipe = _resolve(merged := _merge(files, overlay))
+    recipe = _resolve(merged := merge(files, overlay))
     if demo:
         merged = _with_demo(files, overlay, merged)
         recipe = _resolve(merged)
@@ -99,13 +99,13 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> Document:
         raise RecipeError(f"{place}: base: goes round in a circle, {circle}", "one of them must do without `base:`")
     if not base_path.is_file():
         raise RecipeError(f"{place}: base: no such file, got {str(base_path)!r}", nearest_file(base_path))
-    return _merge(_read_chain(base_path, chain), document)
+    return merge(_read_chain(base_path, chain), document)
 
 
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-def _merge(below: Document, above: Document) -> Document:
+def merge(below: Document, above: Document) -> Document:
     """Return `above` laid over `below`, with the places of both; neither is changed."""
     merged = Document(dict(below.values), dict(below.keys), dict(below.places), below.problems + above.problems)
     if () in above.places:  # what is missing is missing in the uppermost file
@@ -176,10 +176,10 @@ def _with_demo(files: Document, overlay: Document, merged: Document) -> Document
     below = Document(
         {name: value for name, value in files.values.items() if name != "backbone"}, files.keys, files.places
     )
-    above = _merge(Document({}), overlay)
+    above = merge(Document({}), overlay)
     if isinstance(backbone := above.values.get("backbone"), dict):
         above.values["backbone"] = {name: value for name, value in backbone.items() if name != "name"}
-    return _merge(_merge(below, Document(values, keys, dict(keys))), above)
+    return merge(merge(below, Document(values, keys, dict(keys))), above)
 
 
 # --- checking ------------------------------------------------------------------------------------------------------

@@ -6,12 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from downloads import noise, write_dicom
 
 from medpeft_cli.data.card import load_card
 from medpeft_cli.data.document import dataset_reference
 from medpeft_cli.data.prepare import prepare
 
-EXAMPLES = {name: text for text, name in re.findall(r"```yaml\n(name: (\w+)\n.*?)```", dataset_reference(), re.S)}
+EXAMPLES = {
+    name: text
+    for text, name in re.findall(r"```yaml\n((?:base: [^\n]*\n)?name: (\w+)\n.*?)```", dataset_reference(), re.S)
+}
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_it_is_made_without_torch():
 
 
 def test_every_kind_of_own_data_has_an_example():
-    assert EXAMPLES.keys() == {"lesions", "ready", "chest", "mnist_like"}
+    assert EXAMPLES.keys() == {"lesions", "ready", "chest", "findings", "pairs", "scans", "cancer", "mnist_like"}
 
 
 def test_a_folder_per_class(prepared):
@@ -88,6 +92,46 @@ def test_a_table(prepared):
         "label 'unclear' is ignored", "no such picture", "not named in labels.csv",
     }  # fmt: skip
     assert "43" in (manifest.root / "manifest.csv").read_text()
+
+
+def test_several_classes_a_picture(prepared):
+    rows = ["file,edema,effusion,patient"]
+    for number in range(16):
+        prepared.write(f"x{number}.png", number)
+        rows.append(f"x{number}.png,{number % 2},{('-1', '', '1', '0')[number // 2 % 4]},p{number // 2}")
+    (prepared.source / "labels.csv").write_text("\n".join(rows))
+    manifest = prepared("findings")
+    assert manifest.multilabels[manifest.ids.index("x5.png")].tolist() == [1, 1]
+    assert manifest.multilabels.sum(axis=0).tolist() == [8, 4]
+
+
+def test_pictures_and_texts(prepared):
+    rows = ["file,report,patient"]
+    for number in range(12):
+        prepared.write(f"x{number}.png", number)
+        rows.append(f"x{number}.png,FINDINGS: f. IMPRESSION: seen by ___ as {number}.,p{number}")
+    (prepared.source / "reports.csv").write_text("\n".join(rows))
+    manifest = prepared("pairs")
+    assert sorted(manifest.texts)[0] == "seen as 0."
+    assert manifest.info["texts"]["marks"] == 12 and manifest.info["texts"]["tokens"]["over_limit"] == 0
+    assert any("12 de-identification marks (___) in 12 texts, removed" in note for note in manifest.info["notes"])
+
+
+def test_dicom_files(prepared):
+    for number in range(16):
+        path = prepared.source / ("benign", "malignant")[number % 2] / f"IM{number}"
+        write_dicom(path, noise(number), PatientID=f"P{number // 2}")
+    assert set(prepared("scans").groups) == {f"P{number}" for number in range(8)}
+
+
+def test_a_public_dataset_with_another_target(prepared):
+    rows = ["md5hash,fitzpatrick_scale,label,nine_partition_label,three_partition_label,url"]
+    for number in range(12):
+        prepared.write(f"images/{number}.png", number)
+        rows.append(f"{number},3,acne,inflammatory,{('benign', 'malignant', 'non-neoplastic')[number % 3]},")
+    (prepared.source / "fitzpatrick17k.csv").write_text("\n".join(rows))
+    manifest = prepared("cancer")
+    assert sum(manifest.counts(split)["malignant"] for split in ("train", "val", "test")) == 4
 
 
 def test_arrays(prepared):

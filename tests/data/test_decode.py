@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from downloads import write_dicom
 from PIL import Image
 
-from medpeft_cli.data.decode import decode_file, shrink, stretch
+from medpeft_cli.data.decode import decode_file, is_picture, shrink, stretch
 from medpeft_cli.errors import DataError
 
 RAMP = np.arange(12 * 10, dtype=np.uint8).reshape(10, 12) * 2
@@ -92,31 +93,6 @@ def test_a_truncated_jpeg_is_refused(tmp_path):
         decode_file(tmp_path / "x.jpg")
 
 
-def write_dicom(path, pixels, photometric="MONOCHROME2", **tags):
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    bits = pixels.dtype.itemsize * 8
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    dataset.BitsAllocated = dataset.BitsStored = bits
-    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
-    dataset.PhotometricInterpretation = photometric
-    if pixels.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.PixelData = pixels.tobytes()
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
 def test_eight_bit_dicom_is_as_stored_and_monochrome1_inverted(tmp_path):
     assert np.array_equal(decode_file(write_dicom(tmp_path / "x.dcm", RAMP)), RAMP)
     assert np.array_equal(decode_file(write_dicom(tmp_path / "y.dcm", RAMP, "MONOCHROME1")), 255 - RAMP)
@@ -134,6 +110,43 @@ def test_dicom_window_follows_the_standard(tmp_path):
     assert np.abs(decode_file(path).astype(float) - wanted).max() <= 0.5 + 1e-6
 
 
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_window_gives_the_same_grey_whatever_else_the_picture_holds(tmp_path, function):
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3: 40 is the centre of 0 to 80 in each picture, and so half of white."""
+    tags = {"WindowCenter": [40, 900], "WindowWidth": [80, 10], "VOILUTFunction": function, "RescaleSlope": 1}
+    dark, bright = (
+        decode_file(
+            write_dicom(tmp_path / f"{top}.dcm", np.array([[40, 60, top]], np.int16), **tags, RescaleIntercept=0)
+        )
+        for top in (50, 3000)
+    )
+    assert np.array_equal(dark[:, :2], bright[:, :2])
+    half = {"LINEAR": (0.5 / 79 + 0.5) * 255, "LINEAR_EXACT": 127.5, "SIGMOID": 127.5}[function]
+    assert abs(float(dark[0, 0]) - half) <= 0.5 + 1e-9
+    assert bright[0, 2] == 255 and 255 > dark[0, 1] > dark[0, 0]
+
+
+def test_a_window_without_width_is_a_reason(tmp_path):
+    path = write_dicom(tmp_path / "x.dcm", RAMP, WindowCenter=40, WindowWidth=0)
+    with pytest.raises(DataError, match="WindowWidth 0"):
+        decode_file(path)
+
+
+def test_signed_rescaled_dicom_without_a_window_is_linear(tmp_path):
+    stored = np.array([[-1000, 0, 1000]], np.int16)
+    path = write_dicom(tmp_path / "x.dcm", stored, RescaleSlope=1, RescaleIntercept=-24)
+    assert decode_file(path).tolist() == [[0, 128, 255]]
+
+
+def test_jpeg_dicom_without_extension_is_known_by_its_bytes(tmp_path):
+    smooth = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    path = write_dicom(tmp_path / "IM0001", smooth, jpeg=True)
+    assert is_picture(path) and not is_picture(write_dicom(tmp_path / "DICOMDIR", smooth))
+    assert np.abs(decode_file(path).astype(int) - smooth).max() <= 6
+    (tmp_path / "IM0002").write_bytes(b"\0" * 200)
+    assert not is_picture(tmp_path / "IM0002")
+
+
 def test_dicom_of_several_frames_is_refused(tmp_path):
     path = write_dicom(tmp_path / "x.dcm", RAMP, NumberOfFrames=3)
     with pytest.raises(DataError, match="3 frames"):
@@ -141,7 +154,7 @@ def test_dicom_of_several_frames_is_refused(tmp_path):
 
 
 def test_shrink_keeps_the_aspect_and_never_enlarges():
-    assert shrink(np.zeros((100, 50, 3), np.uint8), 25).shape == (50, 25, 3)
-    assert shrink(np.zeros((33, 50), np.uint8), 25).shape == (25, 38)
-    small = np.zeros((20, 500), np.uint8)
+    assert shrink(Image.new("RGB", (50, 100)), 25).size == (25, 50)
+    assert shrink(Image.new("L", (50, 33)), 25).size == (38, 25)
+    small = Image.new("L", (500, 20))
     assert shrink(small, 25) is small

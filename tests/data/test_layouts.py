@@ -1,33 +1,24 @@
 """Each layout in the form of its public download, written by the tests."""
 
+import gzip
+import pickle
+import shutil
+from collections import Counter
+
 import numpy as np
 import pytest
+from downloads import noise, write_dicom, write_mimic
 
 from medpeft_cli.data.card import load_card
 from medpeft_cli.data.layouts import list_source
 from medpeft_cli.errors import DataError
-
-TABLE = {"kind": "csv", "file": "t.csv", "image": "image", "label": "label", "extensions": (".png",)}
-
-
-@pytest.fixture
-def table(tmp_path, write_picture, make_card):
-    """Return a function: write t.csv and x.png, y.png; list them with a csv card."""
-
-    def listing(text: str | bytes, **layout):
-        for seed, name in enumerate("xy"):
-            write_picture(tmp_path / "source" / f"{name}.png", seed)
-        (tmp_path / "source/t.csv").write_bytes(text.encode() if isinstance(text, str) else text)
-        return list_source(make_card(TABLE | layout), tmp_path / "source")
-
-    return listing
 
 
 def brief(listing):
     return [(sample.id, sample.label, sample.group) for sample in listing.samples]
 
 
-# ---- the five public downloads ----
+# ---- the public downloads ----
 
 
 @pytest.mark.parametrize("folders", [("HAM10000_images_part_1", "HAM10000_images_part_2"), ("HAM10000_images",) * 2])
@@ -85,17 +76,221 @@ def test_smdg_suspects_are_left_out(tmp_path, write_picture, folder):
     assert listing.samples[0].file == f"{folder}/BEH-1.png"
 
 
-@pytest.mark.parametrize("suffix", [".dcm", ".png", ".jpg"])
-def test_rsna_rows_of_one_patient_are_one_picture(tmp_path, write_picture, suffix):
-    (tmp_path / "stage_2_train_labels.csv").write_text(
-        "patientId,x,y,width,height,Target\np1,,,,,0\np2,264.0,152.0,213.0,379.0,1\np2,562.0,152.0,256.0,453.0,1\n"
+@pytest.fixture
+def rsna(tmp_path):
+    """RSNA 2018: JPEG-compressed DICOM files, one row a box."""
+    rows = ["patientId,x,y,width,height,Target"]
+    for number in range(12):
+        name = f"{number:04d}6cda-09d4-425b-8d37-6b80b9df1be3"
+        write_dicom(tmp_path / f"stage_2_train_images/{name}.dcm", noise(number), jpeg=True, PatientID=name)
+        boxes = [f"{name},{100.0 + 300 * box},152.0,213.0,379.0,1" for box in range(number % 3)]
+        rows += boxes or [f"{name},,,,,0"]
+    (tmp_path / "stage_2_train_labels.csv").write_text("\n".join(rows) + "\n")
+    write_dicom(tmp_path / "stage_2_test_images/without-label.dcm", noise(99))
+    return tmp_path
+
+
+def test_rsna_boxes_of_one_patient_are_one_picture(rsna):
+    listing = list_source(load_card("pneumonia"), rsna)
+    assert Counter(sample.label for sample in listing.samples) == {"normal": 4, "pneumonia": 8}
+    assert all(sample.group == sample.id and sample.file.endswith(".dcm") for sample in listing.samples)
+    assert listing.notes == [
+        "rows that name their picture without extension: 16 .dcm",
+        "4 further rows of stage_2_train_labels.csv name a picture already listed",
+    ]
+    assert not listing.left_out  # the test pictures lie outside the card's folder
+    assert np.asarray(listing.read(listing.samples[0])).shape == (24, 30)
+
+
+def test_rsna_as_png_of_the_same_names(rsna, write_picture):
+    for path in (rsna / "stage_2_train_images").iterdir():
+        path.unlink()
+        write_picture(path.with_suffix(".png"), int(path.name[:4]))
+    assert len(list_source(load_card("pneumonia"), rsna).samples) == 12
+
+
+ISIC = "MEL,NV,BCC,AKIEC,BKL,DF,VASC"
+
+
+@pytest.fixture
+def isic2018(tmp_path, write_picture):
+    """ISIC 2018 task 3: three inputs, three ground truths, lesions of the training pictures."""
+    number = 0
+    for part, count in (("Training", 21), ("Validation", 7), ("Test", 7)):
+        rows = [f"image,{ISIC}"]
+        for row in range(count):
+            name = f"ISIC_{24306 + number:07}"
+            rows.append(name + "".join(",1.0" if row % 7 == column else ",0.0" for column in range(7)))
+            write_picture(tmp_path / f"ISIC2018_Task3_{part}_Input/{name}.jpg", number)
+            number += 1
+        (tmp_path / f"ISIC2018_Task3_{part}_GroundTruth").mkdir()
+        table = tmp_path / f"ISIC2018_Task3_{part}_GroundTruth/ISIC2018_Task3_{part}_GroundTruth.csv"
+        table.write_text("\n".join(rows) + "\n")
+        (tmp_path / f"ISIC2018_Task3_{part}_Input/ATTRIBUTION.txt").write_text("…")
+    groups = [f"ISIC_{24306 + row:07},HAM_{row // 2:07},histopathology" for row in range(21)]
+    (tmp_path / "ISIC2018_Task3_Training_LesionGroupings.csv").write_text(
+        "image,lesion_id,diagnosis_confirm_type\n" + "\n".join(groups) + "\n"
     )
-    for seed, name in enumerate(("p1", "p2")):
-        path = write_picture(tmp_path / "stage_2_train_images" / f"{name}.png", seed, channels=1)
-        path.rename(path.with_suffix(suffix))
-    listing = list_source(load_card("pneumonia"), tmp_path)
-    assert brief(listing) == [("p1", "normal", "p1"), ("p2", "pneumonia", "p2")]
-    assert listing.notes == ["1 further rows of stage_2_train_labels.csv name a picture already listed"]
+    return tmp_path
+
+
+def test_isic_2018_has_its_official_split_and_lesions(isic2018):
+    listing = list_source(load_card("isic2018"), isic2018)
+    assert Counter(sample.split for sample in listing.samples) == {"train": 21, "val": 7, "test": 7}
+    assert brief(listing)[:3] == [
+        ("ISIC_0024306", "mel", "HAM_0000000"), ("ISIC_0024307", "nv", "HAM_0000000"), ("ISIC_0024308", "bcc", "HAM_0000001"),
+    ]  # fmt: skip
+    assert listing.samples[-1].group == "ISIC_0024340"
+
+
+def test_the_challenge_and_the_dataverse_are_the_same_dataset(isic2018, tmp_path_factory):
+    """HAM10000 is published twice: ids, labels and lesions agree, so that the split does, too."""
+    other = tmp_path_factory.mktemp("ham")
+    challenge = list_source(load_card("isic"), isic2018)
+    (other / "HAM10000_images_part_1").mkdir()
+    rows = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for sample in challenge.samples:
+        shutil.copy(isic2018 / sample.file, other / f"HAM10000_images_part_1/{sample.id}.jpg")
+        rows.append(f"{sample.group},{sample.id},{sample.label},histo,80.0,male,scalp")
+    (other / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    assert len(challenge.samples) == 21 and brief(list_source(load_card("isic"), other)) == brief(challenge)
+
+
+def test_without_the_groupings_each_picture_is_its_own_lesion_and_that_is_said(isic2018):
+    (isic2018 / "ISIC2018_Task3_Training_LesionGroupings.csv").unlink()
+    listing = list_source(load_card("isic"), isic2018)
+    assert len({sample.group for sample in listing.samples}) == 21
+    assert (
+        "no ISIC2018_Task3_Training_LesionGroupings.csv: pictures of one lesion_id may be in two splits"
+        in listing.notes
+    )
+
+
+@pytest.mark.parametrize("card", ["fitzpatrick_9way", "fitzpatrick_114"])
+def test_fitzpatrick_has_cards_for_its_other_targets(tmp_path, write_picture, card):
+    columns = "md5hash,fitzpatrick_scale,label,nine_partition_label,three_partition_label,url"
+    (tmp_path / "fitzpatrick17k.csv").write_text(
+        f"{columns}\nabc,3,psoriasis,inflammatory,non-neoplastic,http://x/a.jpg\n"
+    )
+    write_picture(tmp_path / "images/abc.jpg")
+    sample = list_source(load_card(card), tmp_path).samples[0]
+    assert sample.label == {"fitzpatrick_9way": "inflammatory", "fitzpatrick_114": "psoriasis"}[card]
+    assert sample.attributes["skin_type"] == "3" and sample.attributes["three_way"] == "non-neoplastic"
+
+
+# ---- MIMIC-CXR ----
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_mimic_pairs_a_frontal_view_with_the_impression_or_the_findings(tmp_path, zipped):
+    source = write_mimic(tmp_path / "mimic", zipped=zipped)
+    listing = list_source(load_card("mimic_cxr"), source)
+    texts = {sample.attributes["study"]: sample for sample in listing.samples}
+    assert {study: sample.text for study, sample in texts.items()} == {
+        "50000001": "No acute process. Discussed by phone.", "50000002": "Moderate cardiomegaly.", "50000003": "Small effusion, unchanged.",
+    }  # fmt: skip
+    assert [texts[f"5000000{i}"].attributes["section"] for i in (1, 2, 3)] == ["impression", "findings", "impression"]
+    assert [texts[f"5000000{i}"].split for i in (1, 2, 3)] == ["train", "train", "val"]
+    first = texts["50000001"]
+    assert (first.group, first.label, first.attributes["uncertain"]) == (
+        "10000001", "Cardiomegaly|Support Devices", "Edema",
+    )  # fmt: skip
+    assert first.file == f"files/p10/p10000001/s50000001/{first.id}.jpg"
+    assert [reason for _, reason in listing.left_out] == ["no impression or findings in its report"] * 2
+    assert listing.notes[0] == "5 pictures of other views: LATERAL"
+    assert listing.texts["marks"] == 3 and listing.texts["sections"] == {"findings": 1, "impression": 2}
+    assert np.abs(np.asarray(listing.read(first), dtype=int) - noise(0)).mean() < 40  # a JPEG of that noise
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic"]  # nothing was unpacked
+
+
+def test_mimic_takes_so_many_training_pictures_and_always_the_same(tmp_path):
+    source = write_mimic(tmp_path)
+    card = load_card("mimic_cxr")
+    few = card.model_copy(update={"layout": card.layout.model_copy(update={"train_images": 1})})
+    listing = list_source(few, source)
+    assert Counter(sample.split for sample in listing.samples) == {"train": 1, "val": 1}
+    assert "1 of 2 training pictures are not among the 1 chosen" in listing.notes
+    assert listing.samples == list_source(few, source).samples
+
+
+def test_mimic_pictures_that_are_not_there_are_counted(tmp_path):
+    source = write_mimic(tmp_path)
+    next((source / "files/p10/p10000001/s50000001").glob("*.jpg")).unlink()
+    listing = list_source(load_card("mimic_cxr"), source)
+    assert len(listing.samples) == 2 and any(
+        note.startswith("1 pictures of the tables are not") for note in listing.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("mimic-cxr-2.0.0-split.csv.gz", "no mimic-cxr-2.0.0-split.csv.gz"),
+        ("mimic-cxr-2.0.0-chexpert.csv.gz", "no mimic-cxr-2.0.0-chexpert.csv.gz"),
+        ("mimic-cxr-reports.zip", "mimic-cxr-reports.zip: no such file"),
+    ],
+)
+def test_a_missing_file_of_mimic_is_named(tmp_path, gone, message):
+    (write_mimic(tmp_path) / gone).unlink()
+    with pytest.raises(DataError, match=message):
+        list_source(load_card("mimic_cxr"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mimic-cxr-reports.zip", "mimic-cxr-2.0.0-metadata.csv.gz"])
+def test_damaged_archives_of_mimic_are_named(tmp_path, name):
+    path = write_mimic(tmp_path) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"{name}: damaged archive"):
+        list_source(load_card("mimic_cxr"), tmp_path)
+
+
+def test_ids_that_are_paths_are_refused(tmp_path):
+    source = write_mimic(tmp_path)
+    table = source / "mimic-cxr-2.0.0-metadata.csv.gz"
+    table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()).replace(b",50000001,", b",../../etc,")))
+    with pytest.raises(DataError, match=r"metadata.csv.gz:2: got '10000001', '../../etc'"):
+        list_source(load_card("mimic_cxr"), source)
+
+
+def test_links_out_of_the_pictures_of_mimic_are_refused(tmp_path):
+    source = write_mimic(tmp_path / "mimic")
+    target = next((source / "files/p10/p10000001/s50000001").glob("*.jpg"))
+    target.rename(tmp_path / "elsewhere.jpg")
+    target.symlink_to(tmp_path / "elsewhere.jpg")
+    with pytest.raises(DataError, match="a link to .*elsewhere.jpg"):
+        list_source(load_card("mimic_cxr"), source)
+
+
+@pytest.mark.parametrize("name", ["mimic-cxr-reports.zip", "mimic-cxr-2.0.0-split.csv.gz", "files"])
+def test_links_out_of_the_folder_of_mimic_are_refused(tmp_path, name):
+    path = write_mimic(tmp_path / "mimic") / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"{name}: a link to .*elsewhere"):
+        list_source(load_card("mimic_cxr"), tmp_path / "mimic")
+
+
+# ---- DICOM folders ----
+
+
+def test_a_folder_of_dicom_files_takes_the_patient_from_the_header(tmp_path, make_card):
+    for number in range(8):
+        path = tmp_path / "ab"[number % 2] / f"1.2.840.{number}"
+        write_dicom(path, noise(number), PatientID=f"P{number // 4}")
+    listing = list_source(make_card({"kind": "class_folders", "group_tag": "PatientID"}), tmp_path)
+    assert Counter(sample.group for sample in listing.samples) == {"P0": 4, "P1": 4}
+    assert np.array_equal(listing.read(listing.samples[0]), noise(0))
+
+
+def test_a_table_of_dicom_files_takes_the_patient_from_the_header(tmp_path, make_card):
+    rows = ["image,label"]
+    for number in range(4):
+        write_dicom(tmp_path / f"scans/IM{number}", noise(number), PatientID=f"P{number // 2}")
+        rows.append(f"IM{number},{'ab'[number % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    layout = {"kind": "csv", "file": "t.csv", "image": "image", "label": "label", "group_tag": "PatientID"}
+    listing = list_source(make_card(layout), tmp_path)
+    assert [sample.group for sample in listing.samples] == ["P0", "P0", "P1", "P1"]
 
 
 # ---- class folders ----
@@ -160,100 +355,6 @@ def test_a_link_to_a_folder_is_refused(class_folders, tmp_path, make_card):
         list_source(make_card({"kind": "class_folders"}), class_folders)
 
 
-# ---- tables ----
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "image,label\nx,a\ny,b\n",
-        b"\xef\xbb\xbfimage,label\r\nx,a\r\n\r\ny,b\r\n",
-        "image,label\nx,a\ny,b\n".encode("utf-16"),
-        "image;label;Größe\nx;a;é\ny;b;ü\n".encode("cp1252"),
-        "image\tlabel\nx\ta\ny\tb",
-        'image,label,\n"x",a,\n y , b ,\n',
-        "image,label,other,other\nx,a,1,2\ny,b,3,4\n",
-    ],
-    ids=[
-        "plain",
-        "bom-crlf-blank",
-        "utf-16",
-        "windows-1252-semicolon",
-        "tabs",
-        "quoted-unnamed-column",
-        "doubled-column",
-    ],
-)
-def test_tables_are_read_as_they_come(table, text):
-    assert brief(table(text)) == [("x", "a", "x"), ("y", "b", "y")]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("image,lable\nx,a\n", "t.csv:1: label: no such column"),
-        ("image,label,label\nx,a,a\n", "t.csv:1: label: two columns of that name"),
-        ("image,label\nx,a\ny\n", "t.csv:3: got 1 columns, the header has 2"),
-        ("image,label\nx,a\ny,c\n", "t.csv:3: label: got 'c', wanted one of a, b"),
-        ('image,label\nx,"a\n', "t.csv:2: unexpected end of data"),
-        ("image,label\n", "t.csv: no rows"),
-        ("", "t.csv:1: image: no such column"),
-        (b"image,label\nx,a\ny\0,b\n", "t.csv:3: not a text table"),
-        (b"image,label\nx,a\ny,\x81\n", "t.csv:3: text is neither UTF-8 nor Windows-1252"),
-        ("image,label\nq,a\nr,b\n", "none of the 2 pictures it names is there"),
-        ("image,label\n../x.png,a\n", "t.csv:2: '../x.png' leads out of the source folder"),
-        ("image,label\n/etc/x.png,a\n", "t.csv:2: '/etc/x.png' leads out"),
-        ("image,label\nC:\\x.png,a\n", "leads out of the source folder"),
-        ("image,label\nd\\..\\..\\x.png,a\n", "leads out of the source folder"),
-    ],
-)
-def test_broken_tables_are_refused_with_the_line(table, text, message):
-    with pytest.raises(DataError) as caught:
-        table(text)
-    assert message in caught.value.message
-
-
-def test_rows_without_use_are_listed_with_their_line(table, write_picture, tmp_path):
-    write_picture(tmp_path / "source/z.png", 9)
-    write_picture(tmp_path / "source/unnamed.png", 8)
-    listing = table("image,label\nx,a\ny,\nz,todo\n,a\ngone,b\n", ignore_labels=("todo",))
-    assert brief(listing) == [("x", "a", "x")]
-    assert listing.left_out == [
-        ("y (t.csv:3)", "no label"),
-        ("z (t.csv:4)", "label 'todo' is ignored"),
-        (" (t.csv:5)", "no file name"),
-        ("gone (t.csv:6)", "no such picture"),
-        ("unnamed.png", "not named in t.csv"),
-    ]
-
-
-def test_two_rows_of_one_picture_join_their_groups_or_disagree(table, write_picture, tmp_path):
-    write_picture(tmp_path / "source/z.png", 9)
-    listing = table("image,label,who\nx,a,p1\nx.png,a,p2\ny,a,p2\nz,a,p3\nz,b,p3\n", group="who")
-    assert brief(listing) == [("x", "a", "p1"), ("y", "a", "p1")]
-    assert listing.left_out == [("z.png", "rows of t.csv disagree on its label")]
-
-
-def test_pictures_are_found_in_sub_folders_and_doubled_names_are_refused(table, write_picture, tmp_path):
-    write_picture(tmp_path / "source/deep/er/z.png", 9)
-    assert table("image,label\nz,a\n").samples[0].file == "deep/er/z.png"
-    write_picture(tmp_path / "source/other/z.png", 9)  # the same bytes: no matter which
-    assert table("image,label\nz,a\n").samples[0].file == "deep/er/z.png"
-    write_picture(tmp_path / "source/other/z.png", 10)
-    with pytest.raises(DataError, match="'z' may be deep/er/z.png or other/z.png"):
-        table("image,label\nz,a\n")
-    assert table("image,label\nother/z,a\n").samples[0].file == "other/z.png"
-
-
-def test_a_split_column_is_the_official_split(table):
-    listing = table(
-        "image,label,fold\nx,a,learn\ny,b,exam\n", split="fold", split_names={"learn": "train", "exam": "test"}
-    )
-    assert [sample.split for sample in listing.samples] == ["train", "test"]
-    with pytest.raises(DataError, match="t.csv:3: fold: got 'exma', wanted one of learn, exam"):
-        table("image,label,fold\nx,a,learn\ny,b,exma\n", split="fold", split_names={"learn": "train", "exam": "test"})
-
-
 # ---- .npz ----
 
 
@@ -275,6 +376,7 @@ def test_medmnist_arrays(tmp_path, make_card, shape):
     assert [(s.id, s.label, s.split) for s in listing.samples][:2] == [("test/0", "a", "test"), ("test/1", "b", "test")]
     assert listing.samples[1].file == "x.npz#test/1"
     assert np.array_equal(listing.read(listing.samples[1]), images[1])
+    assert np.array_equal(pickle.loads(pickle.dumps(listing.read))(listing.samples[1]), images[1])
 
 
 @pytest.mark.parametrize(
@@ -299,3 +401,21 @@ def test_a_pickle_named_npz_is_not_opened(tmp_path, make_card):
     (tmp_path / "x.npz").write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/never'\ntR.")
     with pytest.raises(DataError, match="cannot read the arrays"):
         list_source(make_card({"kind": "npz", "file": "x.npz"}), tmp_path)
+
+
+# ---- kinds of pictures ----
+
+
+def test_kinds_of_pictures_are_counted_where_there_are_several(tmp_path, make_card):
+    from PIL import Image
+
+    from medpeft_cli.data.layouts.files import kinds_note
+
+    for number, mode in enumerate(["L", "L", "RGBA", "P"]):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new(mode, (8, 8)).save(path)
+    samples = list_source(make_card({"kind": "class_folders"}), tmp_path).samples
+    expected = "kinds of pictures: 2 grey, 1 RGBA, 1 palette; made grey or RGB as docs/datasets.md says"
+    assert kinds_note(tmp_path, samples) == [expected]
+    assert kinds_note(tmp_path, [sample for sample in samples if sample.file in ("a/0.png", "b/1.png")]) == []

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medpeft_cli.data.splits import join_groups, split_groups, subset_per_class
+from medpeft_cli.data.splits import join_groups, nested_ranks, split_groups, strata_of
 from medpeft_cli.errors import DataError
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -79,21 +79,25 @@ def test_groups_are_joined_along_chains():
     assert join_groups([("c", "b"), ("d", "e"), ("b", "a")]) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
 
 
-def test_subsets_are_nested_stratified_and_never_empty():
-    ids = [f"i{i}" for i in range(230)]
-    labels = ["a"] * 200 + ["b"] * 28 + ["c"] * 2
-    label_of = dict(zip(ids, labels, strict=True))
-    chosen = [subset_per_class(ids, labels, fraction, None, 5) for fraction in (0.01, 0.1, 0.3, 0.8, 1.0)]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
-    assert [sum(label_of[i] == "a" for i in subset) for subset in chosen] == [2, 20, 60, 160, 200]
-    assert all({label_of[i] for i in subset} == {"a", "b", "c"} for subset in chosen)
-    assert subset_per_class(ids, labels, 0.1, None, 6) != chosen[1]
+def test_ranks_count_each_class_and_depend_on_the_seed_and_not_on_the_order():
+    ids = [f"i{i}" for i in range(30)]
+    strata = ["a"] * 20 + ["b"] * 10
+    ranks = nested_ranks(ids, strata, 0)
+    assert sorted(ranks[:20]) == list(range(1, 21)) and sorted(ranks[20:]) == list(range(1, 11))
+    assert nested_ranks(ids[::-1], strata[::-1], 0) == ranks[::-1]
+    assert nested_ranks(ids, strata, 1) != ranks
 
 
-def test_k_shot_takes_k_of_each_class_and_is_nested():
-    ids = [f"i{i}" for i in range(40)]
-    labels = ["a", "b"] * 20
-    two, five = (subset_per_class(ids, labels, 1.0, k, 0) for k in (2, 5))
-    assert len(two) == 4 and len(five) == 10 and two < five
-    with pytest.raises(DataError, match=r"data.k_shot: got 21, class 'a' has 20"):
-        subset_per_class(ids, labels, 1.0, 21, 0)
+def test_the_ranks_of_this_seed_are_pinned():
+    """Published results name a fraction: its pictures must be the same in every version."""
+    assert nested_ranks([f"i{i}" for i in range(8)], ["a", "b"] * 4, 0) == [3, 4, 1, 2, 4, 1, 2, 3]
+
+
+def test_several_classes_count_as_the_rarest_that_can_be_divided():
+    labels = [["common"]] * 6 + [["common", "rare"]] * 3 + [["common", "single"]] + [[]] * 3
+    groups = [f"g{i}" for i in range(len(labels))]
+    assert strata_of(labels, groups) == ["common"] * 6 + ["rare"] * 3 + ["common"] + [""] * 3
+
+
+def test_a_stratum_that_is_too_small_is_joined_to_the_largest():
+    assert strata_of([["a"]] * 5 + [[]] * 2, [f"g{i}" for i in range(7)]) == ["a"] * 7

@@ -1,0 +1,244 @@
+"""Speed and memory of `prepare` and of reading what it made, each beside a bare loop that does the least; run by hand.
+
+    python benchmarks/prepare.py [packing memory reading manifest duplicates] [--images 1500] [--workers 2] [--repeats 5]
+
+Ours and the bare loop take turns, so that whatever else the machine does slows both; medians and their ratios are printed.
+It makes its own files in a temporary folder.
+"""
+
+import argparse
+import multiprocessing as mp
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medpeft_cli.console import console
+from medpeft_cli.data.card import Card
+from medpeft_cli.data.duplicates import near_pairs, perceptual_hashes
+from medpeft_cli.data.images import Batches, ImageStore, InputSpec
+from medpeft_cli.data.layouts import Sample, list_source
+from medpeft_cli.data.manifest import read_manifest
+from medpeft_cli.data.pack import Pieces
+from medpeft_cli.data.prepare import prepare, write_dataset
+from medpeft_cli.data.workers import cores, pack
+
+SIZE = 256
+SPEC = InputSpec(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
+CARD = Card(name="bench", title="Bench", modality="test", classes=("a", "b"), layout={"kind": "class_folders"})
+
+
+def make_jpegs(folder: Path, count: int) -> list[Path]:
+    """Write 600 × 450 JPEGs of the sizes that dermatoscopy has (about 100 KB)."""
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        low = Image.fromarray(rng.integers(0, 256, (45, 60, 3), dtype=np.uint8)).resize(
+            (600, 450), Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(low).astype(np.int16) + rng.integers(-8, 9, (450, 600, 1), dtype=np.int16)
+        path = folder / "ab"[number % 2] / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def take_turns(repeats: int, **works: Callable[[], object]) -> dict[str, float]:
+    """Return name → median seconds; the works take turns, the first turn is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            taken = seconds(work)
+            if turn:
+                found[name].append(taken)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def verdict(what: str, ratio: float, target: float) -> None:
+    print(f"  {what}: {ratio:.2f} (target {target:g}) {'ok' if ratio >= target else 'MISSED'}")
+
+
+def bare_loop(paths: list[Path]) -> None:
+    """Decode and resize, and throw away."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            image.resize((341, SIZE), Image.Resampling.BICUBIC)
+
+
+def in_processes(work: Callable[[list[Path]], None], paths: list[Path], workers: int) -> None:
+    processes = [mp.get_context("fork").Process(target=work, args=(paths[k::workers],)) for k in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def packing(folder: Path, options: argparse.Namespace) -> None:
+    """Packing beside a bare decode and resize loop over the same files in as many processes."""
+    print(f"packing: {options.images:,} JPEGs of 600 × 450, {options.workers} processes")
+    paths = make_jpegs(folder / "jpegs", options.images)
+    listing = list_source(CARD, folder / "jpegs")
+
+    def ours() -> None:
+        shutil.rmtree(folder / "pieces", ignore_errors=True)
+        (folder / "pieces").mkdir()
+        pieces = Pieces(folder / "pieces", listing.samples, listing.read, SIZE, lambda sample: "")
+        pack(pieces, "bench", options.workers)
+
+    def whole() -> None:
+        shutil.rmtree(folder / "root", ignore_errors=True)
+        prepare(CARD, folder / "jpegs", folder / "root", size=SIZE, workers=options.workers)
+
+    taken = take_turns(
+        options.repeats, bare=lambda: in_processes(bare_loop, paths, options.workers), ours=ours, whole=whole
+    )
+    for name, value in taken.items():
+        print(f"  {name:6} {options.images / value:8,.0f} images/s")
+    verdict("packing / bare loop", taken["bare"] / taken["ours"], 0.9)
+    print(
+        f"  whole prepare (list, pack, near-duplicates, split, page) / bare loop: {taken['bare'] / taken['whole']:.2f}"
+    )
+
+
+def memory(folder: Path, options: argparse.Namespace) -> None:
+    """Peak memory of one process while the number of pictures grows: pictures are streamed, rows are held."""
+    print("memory: write_dataset of drawn 64 × 64 pictures, one process, peak resident")
+    from medpeft_cli.demo import twins  # noqa: F401  (imports done before measuring)
+
+    def run(count: int, sender: mp.connection.Connection) -> None:
+        def read(sample: Sample) -> np.ndarray:
+            return np.random.default_rng(int(sample.id)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+        samples = [Sample(f"{n:07}", f"{n:07}", "ab"[n % 2], f"{n:07}") for n in range(count)]
+        before = _resident()
+        write_dataset(folder / f"memory{count}", CARD, samples, read)
+        sender.send((before, _peak()))
+
+    for count in options.counts:
+        receiver, sender = mp.Pipe()
+        process = mp.get_context("fork").Process(target=run, args=(count, sender))
+        taken = seconds(lambda: (process.start(), process.join()))  # noqa: B023
+        before, peak = receiver.recv()
+        pixels = count * 64 * 64 * 3
+        print(
+            f"  {count:9,} pictures ({pixels / 1e6:8,.0f} MB of pixels): peak {peak / 1e6:6,.0f} MB, of which samples and"
+            f" imports {before / 1e6:6,.0f} MB; {(peak - before) / count:6,.0f} bytes a picture; {taken:,.0f} s"
+        )
+        shutil.rmtree(folder / f"memory{count}")
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reading(folder: Path, options: argparse.Namespace) -> None:
+    """Batches from the store beside decoding the JPEGs each epoch, with the same threads."""
+    count = min(options.images, 1000)
+    print(f"reading: batches of 64 at 224 pixels, {count:,} pictures, {options.workers} threads")
+    paths = make_jpegs(folder / "jpegs", count)
+    manifest = prepare(CARD, folder / "jpegs", folder / "root", size=SIZE)
+    store, batches = ImageStore(manifest), np.array_split(np.arange(len(manifest.ids)), len(manifest.ids) // 64)
+
+    def from_store() -> None:
+        for _ in Batches(store, manifest.labels, SPEC, None, batches, 0, 0, options.workers):
+            pass
+
+    def decode(path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            small = image.resize((341, SIZE), Image.Resampling.BICUBIC)
+        return np.asarray(small.crop((58, 16, 282, 240))).transpose(2, 0, 1)
+
+    def from_jpegs() -> None:
+        with ThreadPoolExecutor(options.workers) as pool:
+            for batch in batches:
+                np.stack(list(pool.map(decode, [paths[i] for i in batch])))
+
+    def gather() -> None:
+        for batch in batches:
+            np.stack([store.stored(i) for i in batch.tolist()])
+
+    taken = take_turns(options.repeats, jpegs=from_jpegs, store=from_store, gather=gather)
+    for name, value in taken.items():
+        print(f"  {name:6} {count / value:9,.0f} images/s")
+    verdict("store / jpegs, ready for the network", taken["jpegs"] / taken["store"], 20)
+    verdict("plain gather, one thread / jpegs", taken["jpegs"] / taken["gather"], 20)
+
+
+def manifest_rows(folder: Path, options: argparse.Namespace) -> None:
+    """Loading a manifest of 400,000 rows."""
+    print("manifest: 400,000 rows")
+    count = 400_000
+
+    def read(sample: Sample) -> np.ndarray:
+        return np.frombuffer(int(sample.id).to_bytes(256, "big"), np.uint8).reshape(16, 16)
+
+    samples = [Sample(f"{n:07}", f"p{n // 1000}/{n:07}.jpg", "ab"[n % 2], f"p{n // 3}") for n in range(count)]
+    print(
+        f"  written in {seconds(lambda: write_dataset(folder / 'rows', CARD, samples, read, workers=options.workers)):,.0f} s"
+    )
+    taken = take_turns(options.repeats, load=lambda: read_manifest(folder / "rows", CARD))["load"]
+    print(f"  loaded in {taken:.2f} s")
+    verdict("2 s / loading", 2 / taken, 1)
+
+
+def duplicates(folder: Path, options: argparse.Namespace) -> None:
+    """Near-duplicates among 100,000 pictures, a hundred of them copies."""
+    print("near-duplicates: 100,000 pictures")
+    rng = np.random.default_rng(0)
+    count = 100_000
+    thumbs = np.empty((count, 32, 32), np.uint8)
+    for k in range(count):
+        layers = [Image.fromarray(rng.integers(0, 256, (n, n), dtype=np.uint8)).resize((32, 32)) for n in (4, 9, 17)]
+        thumbs[k] = np.mean([np.asarray(layer) for layer in layers], axis=0)
+    copies = rng.choice(count, 200, replace=False)
+    thumbs[copies[100:]] = np.clip(thumbs[copies[:100]].astype(int) + rng.integers(-3, 4, (100, 32, 32)), 0, 255)
+    hashes = perceptual_hashes(thumbs)
+    start = time.perf_counter()
+    pairs, _ = near_pairs(hashes, lambda chosen: thumbs[chosen])
+    print(f"  {len(pairs)} pairs found of 100, in {time.perf_counter() - start:.1f} s; peak {_peak() / 1e6:,.0f} MB")
+
+
+PARTS = {
+    "packing": packing, "memory": memory, "reading": reading, "manifest": manifest_rows, "duplicates": duplicates,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=[], help=", ".join(PARTS))
+    parser.add_argument("--images", type=int, default=1500)
+    parser.add_argument("--workers", type=int, default=cores())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--counts", type=int, nargs="*", default=[5_000, 20_000, 80_000])
+    options = parser.parse_args()
+    console.quiet = True
+    print(f"{cores()} processors, load {os.getloadavg()[0]:.1f}, {threading.active_count()} thread")
+    for name in options.parts or PARTS:
+        with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as folder:
+            PARTS[name](Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""From packed pictures to a dataset: check them, split them, and say what there is."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medpeft_cli.data.card import SPLITS, Card
+from medpeft_cli.data.checks import (
+    SHOWN,
+    Leak,
+    OnLeak,
+    Pictures,
+    Twins,
+    called,
+    count_leaks,
+    divide,
+    drop_conflicts,
+    find_leaks,
+    find_twins,
+    strata,
+    undecided,
+)
+from medpeft_cli.data.manifest import FORMAT, dataset_sha256, split_counts, write_rows
+from medpeft_cli.data.pack import PIECE, Pieces
+from medpeft_cli.data.splits import nested_ranks
+from medpeft_cli.errors import DataError
+from medpeft_cli.files import atomic_path
+
+FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)  # Figure 1 of the paper; any other works as well
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides a dataset beside its pictures: card, target size in pixels, seed of the split, what may be left out."""
+
+    card: Card
+    size: int
+    seed: int
+    allow_bad: int
+    on_leak: OnLeak | None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A dataset before it is written: dataset.json, columns of manifest.csv, pictures that stay, and what was found."""
+
+    info: dict
+    columns: dict[str, list[str]]
+    pictures: Pictures
+    twins: Twins
+    leaked: dict[str, list[str]]
+
+    def tables(self) -> dict[str, dict[str, list[str]]]:
+        """Return the tables that go beside dataset.json."""
+        duplicates = {"duplicates.csv": twin_table(self.pictures, self.twins)} if len(self.twins.pairs) else {}
+        return {"manifest.csv": self.columns} | duplicates | ({"leaks.csv": self.leaked} if self.leaked["file"] else {})
+
+
+def build(
+    pieces: Pieces, rules: Rules, left_out: Sequence[tuple[str, str]], notes: Sequence[str], root: Path | None = None
+) -> Built:
+    """Check and split what is packed.
+
+    Args:
+        pieces: the pictures, all of them packed.
+        rules: what decides the dataset beside them.
+        left_out: (file, reason) of what the layout left out.
+        notes: remarks for dataset.json.
+        root: where leaks that nobody decided on are listed; None = nowhere.
+
+    Raises:
+        DataError: if too many pictures are unreadable, the official split leaks, or a class cannot be split.
+    """
+    card = rules.card
+    rows, bad = pieces.all_rows()
+    if len(bad) > rules.allow_bad:
+        raise DataError(
+            f"{len(bad):,} of {len(rows):,} pictures cannot be read: "
+            + "; ".join(f"{file}: {reason}" for file, reason in bad[:SHOWN])
+            + ("; …" if len(bad) > SHOWN else ""),
+            f"mend or remove them, or leave them out with --allow-bad {len(bad)}",
+        )
+    samples = pieces.samples
+    pictures = Pictures(
+        list(samples),
+        rows,
+        np.arange(len(rows)),
+        [sample.group for sample in samples],
+        np.array([sample.split or "" for sample in samples], dtype="<U5"),
+    ).take(rows["channels"] > 0)
+    pictures, conflicts = drop_conflicts(pictures)
+    twins = find_twins(pictures, pieces.thumbs)
+    leaks = find_leaks(pictures, twins, card.split.group) if card.official else []
+    if leaks and rules.on_leak is None:
+        if root:
+            with atomic_path(root / "leaks.csv") as path:
+                write_rows(path, leak_table(leaks, pictures))
+        raise undecided(leaks, pictures, card, str(root / "leaks.csv") if root else "")
+    before = pictures
+    pictures, kept = divide(pictures, twins, leaks, card, rules.seed, rules.on_leak)
+    if rules.on_leak == "allow" and not card.official:
+        before, leaks = pictures, find_leaks(pictures, twins, card.split.group)
+    leaked = leak_table(leaks, before)
+    dropped = [
+        (before.samples[leak.picture].file, f"{called(leak.kind)} in {before.splits[leak.other]}")
+        for leak in leaks
+        if not kept[leak.picture]
+    ]
+    pictures, twins = pictures.take(kept), twins.take(kept)
+    columns = _columns(pictures, card, rules.seed, pieces)
+    unreadable = [(file, f"unreadable: {reason}") for file, reason in bad]
+    info = {
+        "format": FORMAT,
+        "card": card.name,
+        "card_sha256": card.sha256,
+        "classes": list(card.classes),
+        "split": {
+            "rule": "official" if card.official else "stratified",
+            "fractions": card.split.fractions,
+            "seed": rules.seed,
+        },
+        "size": rules.size,
+        "filter": "bicubic, antialiased",
+        "images": len(pictures.samples),
+        "bytes": int(sum(rows["height"].astype(np.int64) * rows["width"] * rows["channels"])),
+        "counts": split_counts(columns["label"], columns["split"], card.classes, card.task),
+        "totals": {split: int((pictures.splits == split).sum()) for split in SPLITS},
+        "duplicates": {
+            "equal": int(twins.equal.sum()),
+            "near": int((~twins.equal).sum()),
+            "near_under_two_labels": sum(
+                pictures.samples[one].label != pictures.samples[other].label for one, other in twins.pairs.tolist()
+            ),
+        },
+        "leakage": {"decision": rules.on_leak, "pictures": len(leaks), "kinds": count_leaks(leaks)},
+        "notes": list(notes),
+        "left_out": [
+            {"file": file, "reason": reason} for file, reason in [*left_out, *unreadable, *conflicts, *dropped]
+        ],
+        "unreadable": len(bad),
+        "subsets": _subsets(columns, card),
+        "sha256": dataset_sha256(card.classes, columns),
+    }
+    info["notes"] += _remarks(info)
+    return Built(info, columns, pictures, twins, leaked)
+
+
+def _columns(pictures: Pictures, card: Card, seed: int, pieces: Pieces) -> dict[str, list[str]]:
+    """Return the columns of manifest.csv as text."""
+    samples, rows = pictures.samples, pictures.rows
+    splits = pictures.splits.tolist()
+    by = strata(pictures, card)
+    train = [i for i, split in enumerate(splits) if split == "train"]
+    ranks = [""] * len(samples)
+    for i, rank in zip(train, nested_ranks([samples[i].id for i in train], [by[i] for i in train], seed), strict=True):
+        ranks[i] = str(rank)
+    starts = np.cumsum([0, *pieces.sizes()])
+    numbers = {"height": rows["height"], "width": rows["width"], "channels": rows["channels"]}
+    offsets = starts[pictures.places // PIECE] + rows["offset"]
+    columns = {
+        "id": [sample.id for sample in samples],
+        "file": [sample.file for sample in samples],
+        "label": [sample.label for sample in samples],
+        "split": splits,
+        "group": pictures.groups,
+        "rank": ranks,
+        **{name: _texts(column) for name, column in numbers.items()},
+        "offset": list(map(str, offsets.tolist())),
+        "pixels": [row.hex() for row in np.ascontiguousarray(rows["pixels"]).view("V16")[:, 0].tolist()],
+    }
+    if card.task != "classify":
+        columns["stratum"] = by
+    if any(sample.text for sample in samples):
+        columns["text"] = [sample.text for sample in samples]
+    for name in sorted({name for sample in samples for name in sample.attributes}):
+        columns[name] = [sample.attributes.get(name, "") for sample in samples]
+    return columns
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    """Return numbers as text, equal ones as one object."""
+    known = {number: str(number) for number in np.unique(column).tolist()}
+    return [known[number] for number in column.tolist()]
+
+
+def _subsets(columns: dict[str, list[str]], card: Card) -> dict[str, int]:
+    """Return fraction → training pictures, of the fractions of the paper."""
+    sizes = Counter(
+        stratum for stratum, rank in zip(columns.get("stratum", columns["label"]), columns["rank"], strict=True) if rank
+    )
+    return {f"{fraction:g}": sum(max(1, round(fraction * size)) for size in sizes.values()) for fraction in FRACTIONS}
+
+
+def twin_table(pictures: Pictures, twins: Twins) -> dict[str, list[str]]:
+    """Return the columns of duplicates.csv: a row a pair, with the correlation of near-duplicates."""
+    table: dict[str, list[str]] = {name: [] for name in ("kind", "correlation")}
+    table["kind"] = ["pixels" if equal else "near" for equal in twins.equal.tolist()]
+    table["correlation"] = [f"{value:.3f}" for value in twins.correlations.tolist()]
+    return table | _pair_columns(pictures, twins.pairs.tolist())
+
+
+def leak_table(leaks: Sequence[Leak], pictures: Pictures) -> dict[str, list[str]]:
+    """Return the columns of leaks.csv: a row a picture that is also in a more protected split."""
+    table = {
+        "kind": [leak.kind for leak in leaks],
+        "correlation": [f"{leak.correlation:.3f}" if leak.kind == "near" else "" for leak in leaks],
+    }
+    return table | _pair_columns(pictures, [(leak.picture, leak.other) for leak in leaks])
+
+
+def _pair_columns(pictures: Pictures, pairs: Sequence[Sequence[int]]) -> dict[str, list[str]]:
+    columns = {}
+    for place, prefix in enumerate(("", "other_")):
+        chosen = [pair[place] for pair in pairs]
+        columns[f"{prefix}file"] = [pictures.samples[i].file for i in chosen]
+        columns[f"{prefix}split"] = [str(pictures.splits[i]) for i in chosen]
+        columns[f"{prefix}label"] = [pictures.samples[i].label for i in chosen]
+    return columns
+
+
+def _remarks(info: dict) -> list[str]:
+    found, leakage = info["duplicates"], info["leakage"]
+    allowed = leakage["decision"] == "allow"
+    remarks = []
+    if found["equal"]:
+        joined = "" if allowed and info["split"]["rule"] == "official" else "; they share a group"
+        remarks.append(f"{found['equal']:,} pictures have the same pixels as another of their class{joined}")
+    if found["near"]:
+        labels = found["near_under_two_labels"]
+        other = f", {labels:,} of them with two labels" if labels else ""
+        joined = "" if allowed else "; they share a group"
+        remarks.append(f"{found['near']:,} pairs are near-duplicates{other}{joined}; see duplicates.csv")
+    if leakage["pictures"]:
+        kinds = ", ".join(f"{count:,} {called(kind)}" for kind, count in leakage["kinds"].items())
+        done = {"move": "moved there", "drop": "left out", "allow": "kept where they are"}[leakage["decision"]]
+        remarks.append(
+            f"{leakage['pictures']:,} pictures are also in a more protected split ({kinds}): {done}; see leaks.csv"
+        )
+    return remarks
+
+
+def summary(info: dict) -> str:
+    """Return what a prepared dataset holds and what was left out, as lines for the console."""
+    width = max(len(name) for name in (*info["classes"], "all"))
+    lines = [
+        f"{info['card']}: {info['images']:,} pictures, short side at most {info['size']} px, {info['bytes'] / 1e6:,.1f} MB"
+    ]
+    lines.append(" ".join([" " * (width + 2), *(f"{split:>8}" for split in SPLITS)]))
+    counts = info["counts"]
+    lines += [
+        f"  {name:{width}} " + " ".join(f"{counts[split][name]:8,}" for split in SPLITS) for name in info["classes"]
+    ]
+    lines.append(f"  {'all':{width}} " + " ".join(f"{sum(counts[split].values()):8,}" for split in SPLITS))
+    lines += [f"note: {note}" for note in info["notes"]]
+    reasons = Counter(item["reason"] for item in info["left_out"])
+    for reason, count in reasons.most_common():
+        files = [item["file"] for item in info["left_out"] if item["reason"] == reason]
+        lines.append(f"left out {count:,}: {reason} ({', '.join(files[:2])}{', …' if count > 2 else ''})")
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""Find files below the source, and never outside it."""
+
+import filecmp
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+
+from PIL import Image
+
+from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture, picture_kind
+from medpeft_cli.data.forms import Files
+from medpeft_cli.data.layouts.sample import Sample
+from medpeft_cli.errors import DataError
+
+
+def read_file(source: Path, sample: Sample) -> Image.Image:
+    """Decode the picture of a sample; see `decode_image`."""
+    return decode_image(source / sample.file)
+
+
+def kinds_note(source: Path, samples: Iterable[Sample]) -> list[str]:
+    """Return a note on the kinds of picture files where there are several, such as RGBA among grey; opens each header."""
+    kinds = Counter(picture_kind(source / sample.file) for sample in samples)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    return [f"kinds of pictures: {listed}; made grey or RGB as docs/datasets.md says"] if len(kinds) > 1 else []
+
+
+def walk(folder: Path, source: Path) -> Iterator[Path]:
+    """Yield all files below a folder in the order of their names.
+
+    Raises:
+        DataError: at a link to a folder, or to a file outside the source.
+    """
+    yield from _walk(stay_inside(folder, source), source)
+
+
+def _walk(folder: Path, source: Path) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if entry.is_symlink() and entry.is_dir():
+            raise _link(path)
+        if entry.is_symlink():
+            stay_inside(path, source)
+        if entry.is_dir():
+            yield from _walk(path, source)
+        elif entry.is_file():
+            yield path
+
+
+def stay_inside(path: Path, source: Path) -> Path:
+    """Return the path.
+
+    Raises:
+        DataError: if it is a link, or lies behind one, that leads out of the source.
+    """
+    if not path.resolve().is_relative_to(source.resolve()):
+        raise _link(path)
+    return path
+
+
+def _link(path: Path) -> DataError:
+    return DataError(f"{path}: a link to {path.resolve()}", "put the files themselves into the source folder")
+
+
+def inside(name: str, place: str) -> str:
+    """Return a path that a table names, posix.
+
+    Raises:
+        DataError: if it leads out of the source.
+    """
+    windows = PureWindowsPath(name)
+    if windows.drive or windows.root or ".." in windows.parts:
+        raise DataError(f"{place}: {name!r} leads out of the source folder", "paths must lie below --source")
+    return windows.as_posix()
+
+
+def group_of(path: Path, layout: Files, default: str) -> str:
+    """Return the group that the file name or the DICOM header tells, otherwise the default."""
+    if layout.group_pattern and (match := re.search(layout.group_pattern, path.name)):
+        return match[1] or default
+    if layout.group_tag and is_dicom(path):
+        return dicom_tag(path, layout.group_tag) or default
+    return default
+
+
+def find_file(source: Path, name: str) -> Path | None:
+    """Return a file of the source by its path, or else by its name anywhere below; None where there is none.
+
+    Raises:
+        DataError: if there are several of that name, or it is a link that leads out of the source.
+    """
+    path = source / name
+    if not path.is_file():
+        hits = [found for found in walk(source, source) if found.name == path.name] if source.is_dir() else []
+        for other in hits[1:]:
+            if not filecmp.cmp(hits[0], other, shallow=False):
+                raise DataError(f"{source}: {path.name} may be {hits[0]} or {other}", "write its folder into the card")
+        if not hits:
+            return None
+        path = hits[0]
+    return stay_inside(path, source)
+
+
+class PictureIndex:
+    """Finds the picture that a table names: as a path in each folder, then by its name anywhere below the folders."""
+
+    def __init__(self, source: Path, folders: Sequence[str], extensions: Sequence[str]):
+        self.source, self.extensions = source, extensions
+        self.folders = [source / name for name in folders if (source / name).is_dir()] or [source]
+        self.files: set[str] = set()
+        self.by_name: dict[str, list[str]] = {}
+        start = len(str(source)) + 1
+        for folder in self.folders:
+            for path in walk(folder, source):
+                if is_picture(path):
+                    self.files.add(str(path)[start:])
+        for file in sorted(self.files):
+            self.by_name.setdefault(file.rpartition("/")[2], []).append(file)
+
+    def find(self, name: str, place: str) -> str | None:
+        """Return the file, relative to the source, or None.
+
+        Args:
+            name: as the table has it.
+            place: table and line, for the message.
+
+        Raises:
+            DataError: if the name leads out of the source, or two different files have it.
+        """
+        posix = inside(name, place)
+        names = [posix, *(posix + extension for extension in self.extensions)]
+        for folder in (*self.folders, self.source):
+            for candidate in names:
+                if (file := (folder.relative_to(self.source) / candidate).as_posix()) in self.files:
+                    return file
+        for candidate in names:
+            if hits := self.by_name.get(candidate, []):
+                if not all(filecmp.cmp(self.source / hits[0], self.source / hit, shallow=False) for hit in hits[1:]):
+                    raise DataError(f"{place}: {name!r} may be {hits[0]} or {hits[1]}", "write the folder too")
+                return hits[0]
+        return None

@@ -1,0 +1,174 @@
+"""Drafted cards are accepted by prepare as they are."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from downloads import noise, write_dicom, write_mimic
+
+from medpeft_cli.data.card import load_card
+from medpeft_cli.data.draft import write_draft
+from medpeft_cli.data.layouts import list_source
+from medpeft_cli.data.prepare import prepare
+from medpeft_cli.errors import DataError, RecipeError
+
+
+@pytest.fixture
+def drafted(tmp_path):
+    """Draft the card of tmp_path/source, and load it; returns card, listing and what was found."""
+
+    def go():
+        path = tmp_path / "drafted.yaml"
+        _, found = write_draft(tmp_path / "source", str(path))
+        card = load_card(path)
+        return card, list_source(card, tmp_path / "source"), found
+
+    return go
+
+
+def test_class_folders_with_patients_in_the_names(drafted, tmp_path, write_picture):
+    for patient in range(8):
+        for view in (1, 2):
+            name = f"pictures/{('ill', 'well')[patient % 2]}/{100 + patient}_{view}.png"
+            write_picture(tmp_path / "source" / name, 10 * patient + view)
+    write_picture(tmp_path / "source/pictures/ill/100_1_mask.png", 3)
+    write_picture(tmp_path / "source/pictures/few/900_1.png", 4)
+    card, listing, found = drafted()
+    assert card.classes == ("ill", "well") and card.layout.folder == "pictures"
+    assert len(listing.samples) == 16 and len({sample.group for sample in listing.samples}) == 8
+    assert Counter(reason for _, reason in listing.left_out) == {"mask": 1, "not in the folder of a class": 1}
+    assert "left aside, unclear or in fewer than 3 groups: few 1" in found
+    assert prepare(card, tmp_path / "source", tmp_path / "root").counts("train")["ill"] >= 4
+
+
+def test_ready_split_folders(drafted, tmp_path, write_picture):
+    for number, split in enumerate(("Training", "valid", "TEST")):
+        for label in ("cat scan", "x ray"):
+            for picture in range(3):
+                write_picture(tmp_path / f"source/{split}/{label}/{split}{picture}.png", 10 * number + picture)
+    card, listing, found = drafted()
+    assert card.official and Counter(sample.split for sample in listing.samples) == {"train": 6, "val": 6, "test": 6}
+    assert "ready splits: TEST = test, Training = train, valid = val" in found
+
+
+def table(tmp_path, write_picture, header, row, name="labels.csv", count=12):
+    lines = [header]
+    for number in range(count):
+        write_picture(tmp_path / f"source/images/im{number}.png", number)
+        lines.append(row(number))
+    (tmp_path / "source" / name).write_text("\n".join(lines) + "\n")
+
+
+def test_a_table_with_group_split_text_and_a_placeholder(drafted, tmp_path, write_picture):
+    parts = ("training", "training", "validation", "testing")
+    table(tmp_path, write_picture, "file,patient_id,sex,diagnosis,fold,notes,",
+          lambda n: f"im{n},p{n // 2},F,{'todo' if n == 11 else ('No', 'Yes')[n % 2]},{parts[n // 2 % 4]},"
+                    f"\"a long note, number {n} of many words\",")  # fmt: skip
+    card, listing, _ = drafted()
+    layout = card.layout
+    assert (layout.image, layout.label, layout.group, layout.split, layout.text) == (
+        "file", "diagnosis", "patient_id", "fold", "notes",
+    )  # fmt: skip
+    assert card.classes == ("No", "Yes") and layout.ignore_labels == ("todo",) and layout.attributes == {"sex": "sex"}
+    assert len(listing.samples) == 11 and listing.samples[0].text.startswith("a long note")
+    assert prepare(card, tmp_path / "source", tmp_path / "root").counts("test") == {"No": 1, "Yes": 1}
+
+
+def test_a_column_a_class(drafted, tmp_path, write_picture):
+    table(tmp_path, write_picture, "id,edema,effusion,mass", lambda n: f"im{n}.png,{n % 2},{int(n % 3 == 0)},{-(n % 2)}".replace(
+        "-1", "-1.0").replace(",0\n", ",1\n") if n else "im0.png,1,1,1")  # fmt: skip
+    card, listing, _ = drafted()
+    assert card.task == "multilabel" and card.classes == ("edema", "effusion", "mass")
+    assert listing.samples[0].label == "edema|effusion|mass"
+
+
+def test_one_hot_columns(drafted, tmp_path, write_picture):
+    table(
+        tmp_path,
+        write_picture,
+        "id,MEL,NV,BCC",
+        lambda n: f"im{n}," + ",".join("1.0" if n % 3 == k else "0.0" for k in range(3)),
+    )
+    card, listing, _ = drafted()
+    assert card.task == "classify" and Counter(sample.label for sample in listing.samples) == {
+        "MEL": 4,
+        "NV": 4,
+        "BCC": 4,
+    }
+
+
+def test_joined_labels(drafted, tmp_path, write_picture):
+    table(
+        tmp_path,
+        write_picture,
+        "Image Index,Finding Labels",
+        lambda n: f"im{n}.png,{('Mass', 'Edema|Mass', 'Edema')[n % 3]}",
+    )
+    card, listing, _ = drafted()
+    assert card.task == "multilabel" and Counter(sample.label for sample in listing.samples)["Edema|Mass"] == 4
+
+
+def test_pictures_and_reports(drafted, tmp_path, write_picture):
+    table(tmp_path, write_picture, "image\treport", lambda n: f"im{n}.png\tFINDINGS: clear IMPRESSION: normal chest number {n}",
+          "reports.tsv")  # fmt: skip
+    card, listing, _ = drafted()
+    assert card.task == "text" and card.layout.sections == ("impression", "findings")
+    assert listing.samples[0].text == "normal chest number 0"
+    assert prepare(card, tmp_path / "source", tmp_path / "root").texts
+
+
+def test_dicom_folders(drafted, tmp_path):
+    for number in range(12):
+        write_dicom(tmp_path / f"source/{'ab'[number % 2]}/IM{number:04}", noise(number), PatientID=f"P{number // 2}")
+    card, listing, found = drafted()
+    assert card.layout.group_tag == "PatientID" and len({sample.group for sample in listing.samples}) == 6
+    assert found[0] == "12 files (12 without extension), 12 pictures"
+
+
+def test_arrays(drafted, tmp_path):
+    (tmp_path / "source").mkdir()
+    arrays = {f"{split}_images": np.zeros((4, 8, 8), np.uint8) for split in ("train", "val", "test")}
+    labels = {f"{split}_labels": np.array([[0], [1], [2], [0]]) for split in ("train", "val", "test")}
+    np.savez(tmp_path / "source/x.npz", **arrays, **labels)
+    card, listing, _ = drafted()
+    assert card.classes == ("class 0", "class 1", "class 2") and len(listing.samples) == 12
+
+
+def test_a_known_download_is_recognised(drafted, tmp_path):
+    write_mimic(tmp_path / "source")
+    card, listing, found = drafted()
+    assert "the download of card mimic_cxr: medpeft prepare mimic_cxr does it" in found
+    assert card.name == "drafted" and len(listing.samples) == 3
+
+
+def test_what_the_source_names_is_text_and_no_yaml(drafted, tmp_path, write_picture):
+    for number in range(3):
+        for label in ("yes: [", "# no\u2028", "null"):
+            write_picture(tmp_path / f"source/{label}/x{number}.png", number)
+    card, _, _ = drafted()
+    assert sorted(card.classes) == ["# no\u2028", "null", "yes: ["]
+
+
+def test_a_table_that_cannot_be_read_is_said(drafted, class_folders):
+    (class_folders / "broken.csv").write_text('file,label\n"x,a\n')
+    _, listing, found = drafted()
+    assert len(listing.samples) == 20
+    assert any(line.startswith("table that cannot be read: ") and "broken.csv:2" in line for line in found)
+
+
+@pytest.mark.parametrize("loose", [0, 3])
+def test_nothing_that_tells_labels_is_said(drafted, tmp_path, write_picture, loose):
+    (tmp_path / "source").mkdir()
+    for number in range(loose):
+        write_picture(tmp_path / f"source/{number}.png", number)
+    with pytest.raises(DataError, match=f"{loose} pictures, but no table names them"):
+        drafted()
+
+
+def test_an_existing_card_is_not_replaced(class_folders, tmp_path):
+    (tmp_path / "mine.yaml").write_text("mine")
+    with pytest.raises(RecipeError, match="is there already"):
+        write_draft(class_folders, str(tmp_path / "mine.yaml"))
+    with pytest.raises(RecipeError, match="wanted a .yaml file"):
+        write_draft(class_folders, "isic")
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
