@@ -1,6 +1,6 @@
 """What must hold before training: no picture under two labels, nothing in two splits, every class in every split."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -98,13 +98,15 @@ def drop_conflicts(pictures: Pictures) -> tuple[Pictures, LeftOut]:
     Returns:
         pictures that stay, (file, reason) of the others.
     """
-    labels: dict[bytes, set[str]] = defaultdict(set)
-    pixels = _pixels(pictures.rows)
-    for key, sample in zip(pixels, pictures.samples, strict=True):
-        labels[key].add(sample.label)
-    conflict = np.array([len(labels[key]) > 1 for key in pixels], dtype=bool)
+    origin = _first_of_equals(pictures.rows)
+    labels: dict[int, set[str]] = {}  # of pictures that occur more than once
+    for later in np.flatnonzero(origin != np.arange(len(origin))).tolist():
+        first = int(origin[later])
+        labels.setdefault(first, {pictures.samples[first].label}).add(pictures.samples[later].label)
+    conflicts = [first for first, names in labels.items() if len(names) > 1]
+    conflict = np.isin(origin, conflicts)
     left_out = [
-        (pictures.samples[i].file, f"identical pixels under {' and '.join(map(repr, sorted(labels[pixels[i]])))}")
+        (pictures.samples[i].file, f"identical pixels under {' and '.join(map(repr, sorted(labels[int(origin[i])])))}")
         for i in np.flatnonzero(conflict).tolist()
     ]
     return pictures.take(~conflict), left_out
@@ -117,8 +119,7 @@ def find_twins(pictures: Pictures, thumbs: Thumbs) -> Twins:
         pictures: where to look.
         thumbs: returns the thumbnails of ascending places, uint8 (M, 32, 32).
     """
-    first: dict[bytes, int] = {}
-    origin = np.array([first.setdefault(key, i) for i, key in enumerate(_pixels(pictures.rows))], dtype=np.int64)
+    origin = _first_of_equals(pictures.rows)
     later = np.flatnonzero(origin != np.arange(len(origin)))
     unique = np.flatnonzero(origin == np.arange(len(origin)))
     near, correlations = near_pairs(
@@ -260,8 +261,15 @@ def strata(pictures: Pictures, card: Card, splits: int = len(SPLITS)) -> list[st
     return strata_of([names_of(sample.label, card.task) for sample in pictures.samples], pictures.groups, splits)
 
 
-def _pixels(rows: np.ndarray) -> list[bytes]:
-    return np.ascontiguousarray(rows["pixels"]).view("V16")[:, 0].tolist()
+def _first_of_equals(rows: np.ndarray) -> np.ndarray:
+    """Return for each picture the number of the first one with the same pixels, int64 (N,)."""
+    keys = np.ascontiguousarray(rows["pixels"]).view(np.uint64).reshape(-1, 2)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: of equal ones the first comes first
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    origin = np.empty(len(order), dtype=np.int64)
+    origin[order] = order[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
+    return origin
 
 
 def _joined(pictures: Pictures, pairs: np.ndarray) -> Pictures:

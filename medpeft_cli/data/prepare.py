@@ -195,20 +195,25 @@ def write_dataset(
 
 
 class _Stamps:
-    """Size and time of the file of each sample; the file of an archive is looked at once."""
+    """Size and time of the file of each sample; an archive is looked at once."""
 
     def __init__(self, source: Path):
         self.source = source
-        self.known: dict[str, str] = {}
+        self.archives: dict[Path, str] = {}
 
     def __call__(self, sample: Sample) -> str:
         path = self.source / sample.file
-        if not path.exists():  # a member of an archive, or the source itself
-            path = self.source if self.source.is_file() else self.source / sample.file.partition("#")[0]
-        if (key := str(path)) not in self.known:
-            stat = path.stat()
-            self.known[key] = f"{stat.st_size} {stat.st_mtime_ns}"
-        return self.known[key]
+        if path.exists():
+            return _size_and_time(path)
+        path = self.source if self.source.is_file() else self.source / sample.file.partition("#")[0]
+        if path not in self.archives:
+            self.archives[path] = _size_and_time(path)
+        return self.archives[path]
+
+
+def _size_and_time(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _fingerprint(samples: Iterable[Sample], stamp: Stamp, left_out: Iterable[tuple[str, str]]) -> str:

@@ -70,9 +70,14 @@ def split_groups(
         DataError: if a class has fewer groups than there are splits; it names the class.
     """
     shares = np.asarray(fractions, dtype=np.float64) / sum(fractions)
-    sizes: dict[str, Counter[str]] = defaultdict(Counter)  # group → class → pictures
+    sizes: dict[str, Counter[str]] = {}  # group → class → pictures
+    nothing: Counter[str] = Counter()
+    grown: dict[tuple[int, str], Counter[str]] = {}  # groups that hold the same share one counter: a million fit
     for label, group in zip(labels, groups, strict=True):
-        sizes[group][label] += 1
+        before = sizes.get(group, nothing)
+        if (step := (id(before), label)) not in grown:
+            grown[step] = before + Counter([label])
+        sizes[group] = grown[step]
     totals = Counter(labels)
     left = Counter(label for counts in sizes.values() for label in counts)  # class → groups not yet dealt
     for label in sorted(left):

@@ -14,10 +14,10 @@ from medpeft_cli.console import console
 from medpeft_cli.data.card import Card, load_card
 from medpeft_cli.data.images import InputSpec
 from medpeft_cli.data.manifest import Manifest, read_manifest
-from medpeft_cli.engine.memory import keep_freed_memory
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.files import sha256_file
+from medpeft_cli.malloc import keep_freed_memory
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt, probe
 from medpeft_cli.models.backbones import Built, build_backbone

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medpeft_cli.data.decode import decode_file, shrink
+from medpeft_cli.data.decode import as_grey_if_equal, decode_image, shrink
 from medpeft_cli.data.images import InputSpec, eval_image
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.predict import normalise
@@ -58,7 +59,8 @@ class Restored:
         Raises:
             DataError: if the file is not a readable picture.
         """
-        pixels = eval_image(shrink(decode_file(Path(picture)), self.info.store_size), self.input)
+        stored = as_grey_if_equal(np.asarray(shrink(decode_image(Path(picture)), self.info.store_size)))
+        pixels = eval_image(stored, self.input)
         return normalise(torch.from_numpy(pixels.copy())[None], self.input)
 
 
