@@ -141,7 +141,8 @@ def epoch_order(indices: np.ndarray, labels: np.ndarray, seed: int, epoch: int, 
 class Batches:
     """One pass over given batches; threads prepare pictures ahead of the consumer, in order.
 
-    The pictures do not depend on batches, threads or `start`: the draw is a function of (seed, epoch, index).
+    The pictures do not depend on the cut into batches, threads or `start`: the draw is a function of (seed, epoch, index),
+    and of the visit where balanced sampling visits a picture more than once.
 
     Args:
         store: the pictures.
@@ -172,6 +173,7 @@ class Batches:
     ):
         self.store, self.labels, self.spec, self.augment = store, labels, spec, augment
         self.batches = batches[start:]
+        self.visits = _visits(batches)[start:]
         self.key = seed_of(seed, "augment")
         self.epoch, self.workers = epoch, max(1, workers)
 
@@ -185,14 +187,15 @@ class Batches:
 
         pool = ThreadPoolExecutor(self.workers)
         waiting: deque[tuple[np.ndarray, np.ndarray, list[Future]]] = deque()
-        todo = iter(self.batches)
+        todo = zip(self.batches, self.visits, strict=True)
         try:
             while True:
-                while len(waiting) <= AHEAD and (indices := next(todo, None)) is not None:
+                while len(waiting) <= AHEAD and (share := next(todo, None)) is not None:
+                    indices, visits = share
                     images = np.empty((len(indices), 3, self.spec.size, self.spec.size), dtype=np.uint8)
                     parts = np.array_split(np.arange(len(indices)), min(self.workers, len(indices)) or 1)
                     waiting.append(
-                        (images, indices, [pool.submit(self._fill, images, indices, part) for part in parts])
+                        (images, indices, [pool.submit(self._fill, images, indices, visits, part) for part in parts])
                     )
                 if not waiting:
                     return
@@ -203,15 +206,27 @@ class Batches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _fill(self, images: np.ndarray, indices: np.ndarray, part: np.ndarray) -> None:
+    def _fill(self, images: np.ndarray, indices: np.ndarray, visits: np.ndarray, part: np.ndarray) -> None:
         for row in part:
             index = int(indices[row])
             pixels = self.store.stored(index)
             if self.augment is None:
                 images[row] = eval_image(pixels, self.spec)
             else:
-                rng = np.random.Generator(np.random.Philox(key=[self.key, self.epoch << 32 | index]))
+                key = [self.key, self.epoch << 32 | index]
+                rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, visits[row]]))
                 images[row] = train_image(pixels, self.spec, self.augment, rng)
+
+
+def _visits(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return, for each place of each batch, how often the pass has visited that picture before."""
+    if not batches:
+        return []
+    order = np.concatenate(batches)
+    _, picture, count = np.unique(order, return_inverse=True, return_counts=True)
+    visits = np.empty(len(order), dtype=np.int64)
+    visits[np.argsort(picture, kind="stable")] = np.concatenate([np.arange(times) for times in count])
+    return np.split(visits, np.cumsum([len(batch) for batch in batches])[:-1])
 
 
 def _centre_box(pixels: np.ndarray, spec: InputSpec) -> Box:

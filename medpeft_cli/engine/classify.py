@@ -186,17 +186,16 @@ class ClassifyTask:
         order = epoch_order(self.train_indices, labels, self.recipe.seed, epoch, train.sampling)
         plan, shares = [], []
         for step, indices in enumerate(np.array_split(order, self.steps_per_epoch)):
-            if step < first_step:
-                continue
             parts = np.array_split(indices, math.ceil(len(indices) / train.micro_batch_size))
             divisor = float(self.class_weights[labels[indices]].sum())
             for part, share in enumerate(parts):
                 plan.append((step, part, part == len(parts) - 1, len(share), divisor))
                 shares.append(share)
+        start = sum(step < first_step for step, *_ in plan)
         batches = Batches(
-            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers
+            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers, start
         )
-        for (step, part, last, count, divisor), (images, targets) in zip(plan, batches, strict=True):
+        for (step, part, last, count, divisor), (images, targets) in zip(plan[start:], batches, strict=True):
             images = normalise(images.to(self.device, non_blocking=True), self.spec)
             yield Micro(step, part, last, count, (images, targets.to(self.device, non_blocking=True), divisor))
 

@@ -161,9 +161,9 @@ def test_pictures_do_not_depend_on_threads_batches_or_start(manifest):
 
 
 def test_epoch_seed_and_picture_change_the_draw(manifest):
-    same = [np.array([5, 5])]
+    same = [np.array([5, 6])]
     first = passed(manifest, ALL, same)[0][0]
-    assert torch.equal(first[0], first[1])
+    assert torch.equal(passed(manifest, ALL, same)[0][0], first)
     assert not torch.equal(passed(manifest, ALL, same, epoch=3)[0][0], first)
     assert not torch.equal(passed(manifest, ALL, same, seed=2)[0][0], first)
 
@@ -204,3 +204,14 @@ def test_balanced_visits_classes_equally_and_repeats_evenly():
     assert sorted(np.bincount(labels[order])) == [33, 33, 34]
     assert set(np.bincount(order, minlength=100)[90:]) <= {3, 4}  # ten pictures share 33 visits
     assert set(np.bincount(order, minlength=100)[:70]) <= {0, 1}
+
+
+def test_a_picture_visited_twice_in_an_epoch_is_changed_anew_each_time(manifest):
+    twice = [np.array([3, 5]), np.array([5, 3, 5])]
+    (first, _), (second, _) = passed(manifest, ALL, twice)
+    views = [first[1], second[0], second[2]]  # of picture 5
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(views, 2))
+    whole = torch.cat([first, second])
+    ((one, _),) = passed(manifest, ALL, [np.concatenate(twice)])
+    assert torch.equal(one, whole), "the cut into batches does not matter"
+    assert torch.equal(passed(manifest, ALL, twice, start=1)[0][0], second), "nor where the pass is taken up again"
