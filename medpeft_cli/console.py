@@ -143,7 +143,8 @@ class _Lines:
         rate = (self.done - self.resumed) / max(seconds, 1e-9)
         time_left = f"{(self.total - self.done) / max(rate, 1e-9):,.0f} s left" if rate else "waiting"
         end = f"{seconds:,.0f} s" if self.done >= self.total else time_left
-        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{rate:,.3g} {self.unit}/s", end, self.note]
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{shown} {self.unit}/s", end, self.note]
         print(" · ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 

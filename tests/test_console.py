@@ -1,3 +1,5 @@
+import re
+
 from medpeft_cli.console import Console
 
 
@@ -27,3 +29,9 @@ def test_a_table_cannot_be_styled_by_its_content(capsys):
     console.table([{"name": "[red]x[/red]", "n": 1234, "none": None}], ["name", "n", "none"])
     out = capsys.readouterr().out
     assert "[red]x[/red]" in out and "1,234" in out and "–" in out
+
+
+def test_a_high_rate_is_a_plain_number(capsys):
+    with Console().progress(50_000, "pack", "images") as advance:
+        advance(50_000)
+    assert re.search(r"pack: 50,000/50,000 · [\d,]{6,} images/s · 0 s", capsys.readouterr().err)

@@ -13,7 +13,6 @@ from medpeft_cli.data.build import Rules, build, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
 from medpeft_cli.data.checks import OnLeak, unexpected
 from medpeft_cli.data.layouts import Sample, list_source
-from medpeft_cli.data.layouts.files import kinds_note
 from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
 from medpeft_cli.data.pack import Pieces, Read
 from medpeft_cli.data.page import write_page
@@ -92,8 +91,6 @@ def prepare(
     for line in warnings:
         console.warn(line)
     notes = list(listing.notes)
-    if card.layout.kind != "npz":
-        notes += kinds_note(source, listing.samples)
     if listing.texts:
         tokens = token_facts(sample.text for sample in listing.samples if sample.text)
         origin["texts"] = listing.texts | {"tokens": tokens}

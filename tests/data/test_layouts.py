@@ -401,21 +401,3 @@ def test_a_pickle_named_npz_is_not_opened(tmp_path, make_card):
     (tmp_path / "x.npz").write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/never'\ntR.")
     with pytest.raises(DataError, match="cannot read the arrays"):
         list_source(make_card({"kind": "npz", "file": "x.npz"}), tmp_path)
-
-
-# ---- kinds of pictures ----
-
-
-def test_kinds_of_pictures_are_counted_where_there_are_several(tmp_path, make_card):
-    from PIL import Image
-
-    from medpeft_cli.data.layouts.files import kinds_note
-
-    for number, mode in enumerate(["L", "L", "RGBA", "P"]):
-        path = tmp_path / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new(mode, (8, 8)).save(path)
-    samples = list_source(make_card({"kind": "class_folders"}), tmp_path).samples
-    expected = "kinds of pictures: 2 grey, 1 RGBA, 1 palette; made grey or RGB as docs/datasets.md says"
-    assert kinds_note(tmp_path, samples) == [expected]
-    assert kinds_note(tmp_path, [sample for sample in samples if sample.file in ("a/0.png", "b/1.png")]) == []

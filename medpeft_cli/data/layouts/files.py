@@ -3,13 +3,12 @@
 import filecmp
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture, picture_kind
+from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture
 from medpeft_cli.data.forms import Files
 from medpeft_cli.data.layouts.sample import Sample
 from medpeft_cli.errors import DataError
@@ -18,13 +17,6 @@ from medpeft_cli.errors import DataError
 def read_file(source: Path, sample: Sample) -> Image.Image:
     """Decode the picture of a sample; see `decode_image`."""
     return decode_image(source / sample.file)
-
-
-def kinds_note(source: Path, samples: Iterable[Sample]) -> list[str]:
-    """Return a note on the kinds of picture files where there are several, such as RGBA among grey; opens each header."""
-    kinds = Counter(picture_kind(source / sample.file) for sample in samples)
-    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    return [f"kinds of pictures: {listed}; made grey or RGB as docs/datasets.md says"] if len(kinds) > 1 else []
 
 
 def walk(folder: Path, source: Path) -> Iterator[Path]:
