@@ -11,7 +11,22 @@ from medpeft_cli.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 DICOM = (".dcm", ".dicom")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", *DICOM)
-TEXTS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".html", ".pdf", ".py", ".zip", ".gz", ".npz", ".parquet")
+TEXTS = (
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".txt",
+    ".md",
+    ".json",
+    ".xml",
+    ".html",
+    ".pdf",
+    ".py",
+    ".zip",
+    ".gz",
+    ".npz",
+    ".parquet",
+)
 KIND_NAMES = {
     "1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "PA": "palette with alpha", "I": "32-bit grey",
     "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey",

@@ -21,6 +21,7 @@ KEPT_COLUMN = re.compile(
     r"(age|sex|gender|view|race|ethnicity|site|localization|license|licence|skin_type|fitzpatrick_scale)", re.I
 )
 GROUP_NAMES = (r"^(?:patient|pat|subject|sub|p)[-_ ]?(\d+)[-_ ]", r"^(\d{2,})_", r"^([A-Za-z]+\d{2,})[-_]")
+SAME_NAME = r"^(.+)\.[^.]+$"  # the group is the file's name
 PLACEHOLDER = {"", "-", "?", "n/a", "na", "nan", "none", "null", "tbd", "todo", "unknown", "unclear", "undefined"}
 MOST_CLASSES = 200
 MANY_CLASSES = 0.5  # of the rows: more values than that are names, not classes
@@ -102,7 +103,14 @@ def group_pattern(names: Sequence[str]) -> str | None:
             return pattern
     # the same name in two folders is the same picture, unless names are mere numbers within a folder
     telling = all(re.search(r"[A-Za-z].*\d{4}", name) for name in different)
-    return r"^(.+)\.[^.]+$" if telling and len(different) < len(names) else None
+    return SAME_NAME if telling and len(different) < len(names) else None
+
+
+def unit_of(group: str) -> str:
+    """Return what a group is called, by the column or pattern that tells it."""
+    if group == SAME_NAME:
+        return "file name"
+    return next((unit for unit in ("lesion", "case") if unit in group.lower()), "patient")
 
 
 def group_in(pattern: str | None, name: str) -> str | None:

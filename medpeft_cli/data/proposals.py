@@ -214,9 +214,10 @@ def from_arrays(path: Path, file: str) -> Draft:
 
 def _with_groups(draft: Draft, group: str | None) -> Draft:
     if group:
-        draft.fields["split"] = {"group": "patient"}
+        unit = guess.unit_of(group)
+        draft.fields["split"] = {"group": unit}
         draft.comments["split"] = f"by {group}"
-        draft.found.append(f"groups, never in two splits: {group}")
+        draft.found.append(f"groups, never in two splits: {'files of one name' if unit == 'file name' else group}")
     else:
         draft.comments["layout"] = "no patients found: each picture is its own group"
         draft.found.append("no patients found; if file names or a column tell them, add group_pattern or group")

@@ -155,6 +155,7 @@ layout:
 split: {group: patient}
 ```
 
+- `file: labels.csv` also finds `labels.csv.gz`, `labels.tsv`, `labels.tab` and `labels`, there or anywhere below the source.
 - Leave out `split` and `split_names` for a stratified split, `group` where there is none.
 - A label that is neither a class, nor in `labels`, nor in `ignore_labels` is an error with its line. An empty one is left out.
 - Rows whose picture is absent and pictures that no row names are left out and listed. Several rows of one picture are one

@@ -34,6 +34,18 @@ def test_ham10000_in_two_parts_or_one(tmp_path, write_picture, folders):
     assert listing.samples[0].attributes["sex"] == "male"
 
 
+@pytest.mark.parametrize("name", ["HAM10000_metadata", "HAM10000_metadata.tab", "deeper/HAM10000_metadata.csv.gz"])
+def test_the_table_of_ham10000_has_the_names_that_the_dataverse_gives_it(tmp_path, write_picture, name):
+    rows = ["lesion_id\timage_id\tdx\tdx_type\tage\tsex\tlocalization\tdataset"]
+    rows.append('"HAM_0000118"\t"ISIC_0027419"\t"bkl"\t"histo"\t80.0\t"male"\t"scalp"\t"vidir_modern"')
+    write_picture(tmp_path / "HAM10000_images_part_1/ISIC_0027419.jpg")
+    text = ("\n".join(rows) + "\n").encode()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    listing = list_source(load_card("isic"), tmp_path)
+    assert brief(listing) == [("ISIC_0027419", "bkl", "HAM_0000118")] and not listing.left_out
+
+
 @pytest.mark.parametrize("given", ["Dataset_BUSI_with_GT", "."])
 def test_busi_masks_are_left_out_and_listed(tmp_path, write_picture, given):
     for name in ("benign", "malignant", "normal"):
@@ -332,8 +344,12 @@ def test_an_empty_class_is_named_with_the_folders_found(class_folders, make_card
 
 
 def test_a_missing_source_or_split_folder_is_said(class_folders, make_card):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder") as caught:
         list_source(make_card({"kind": "class_folders"}), class_folders / "none")
+    assert caught.value.hint == "give the folder of your files as --source"
+    with pytest.raises(DataError, match="no such folder") as caught:
+        list_source(load_card("isic"), class_folders / "none")
+    assert caught.value.hint == "`medpeft prepare isic` says what to download and from where"
     with pytest.raises(DataError, match="Test: no such folder, wanted the test split"):
         list_source(make_card({"kind": "class_folders", "splits": {"train": ".", "test": "Test"}}), class_folders)
 

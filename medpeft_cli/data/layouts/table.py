@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 from medpeft_cli.data.card import Card
 from medpeft_cli.data.forms import JOINER, Table
-from medpeft_cli.data.layouts.files import PictureIndex, find_file, group_of, read_file
+from medpeft_cli.data.layouts.files import PictureIndex, find_table, group_of, read_file
 from medpeft_cli.data.layouts.sample import Listing, Sample
 from medpeft_cli.data.splits import join_groups
 from medpeft_cli.data.tables import Row, read_table
@@ -94,7 +94,7 @@ def labelled_rows(source: Path, layout: Table, card: Card) -> Iterator[Labelled]
     wanted = [layout.image, layout.label, *layout.label_columns, layout.text, own_group, layout.split, layout.address]
     columns = [column for column in (*wanted, *layout.attributes.values()) if column]
     for split, file in (layout.files or {None: layout.file}).items():
-        path = find_file(source, str(file)) or source / str(file)
+        path = find_table(source, str(file)) or source / str(file)
         for row in read_table(path, columns):
             place = f"{path.relative_to(source)}:{row.line}"
             classes, reason, uncertain = _classes(row, place, layout, card)
@@ -216,7 +216,7 @@ def _groups(source: Path, layout: Table) -> tuple[dict[str, str], list[str]]:
     """Return picture → group of the further table, and a note where it is missing."""
     if not (layout.group_file and layout.group):
         return {}, []
-    path = find_file(source, layout.group_file)
+    path = find_table(source, layout.group_file)
     if path is None:
         return {}, [f"no {layout.group_file}: pictures of one {layout.group} may be in two splits"]
     rows = read_table(path, [layout.image, layout.group])
