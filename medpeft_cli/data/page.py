@@ -20,7 +20,7 @@ from medpeft_cli.data.manifest import Manifest
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHEET = 12  # pictures of a class; fewer with many classes
-SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 50, 3
+SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 20, 3
 PIXELS = 128  # longer side of a small picture
 SAMPLED = 20_000  # pictures whose grey values are counted
 BINS = 32
