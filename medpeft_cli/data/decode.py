@@ -41,6 +41,8 @@ FILTERS = {
 
 def is_picture(path: Path) -> bool:
     """Return whether a file is a picture that can be read: by its extension, or a DICOM file by its first bytes."""
+    if path.name.startswith("._"):  # macOS puts ._x.png beside x.png into archives
+        return False
     return path.suffix.lower() in PICTURES or is_dicom(path)
 
 

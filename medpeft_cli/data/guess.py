@@ -8,6 +8,7 @@ from pathlib import Path
 from medpeft_cli.data.card import SPLITS
 from medpeft_cli.data.forms import JOINER
 from medpeft_cli.data.layouts.files import PictureIndex
+from medpeft_cli.data.layouts.table import ABSENT, PRESENT, UNCERTAIN
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "dev": "val",
@@ -86,7 +87,7 @@ def text_column(columns: dict[str, list[str]]) -> str | None:
 def is_flag(cells: Sequence[str]) -> bool:
     """Return whether a column holds 1, 0, -1 and nothing only, as a column a class does."""
     found = set(cells)
-    return found <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""} and bool(found & {"1", "1.0"})
+    return found <= {*PRESENT, *ABSENT, *UNCERTAIN} and bool(found & set(PRESENT))
 
 
 def are_splits(cells: Sequence[str]) -> bool:

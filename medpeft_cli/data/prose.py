@@ -173,7 +173,7 @@ layout:
   kind: csv
   file: labels.csv
   image: file
-  label_columns: [edema, effusion]       # 1 = present; 0, empty and -1 (uncertain) = not; -1 is kept in a column uncertain
+  label_columns: [edema, effusion]       # 1, true = present; 0, false, empty, -1 (uncertain) = not; -1 is kept in a column uncertain
   group: patient
 split: {group: patient}
 ```

@@ -326,9 +326,11 @@ def test_what_is_no_picture_of_a_class_is_listed(class_folders, write_picture, m
     write_picture(class_folders / "other/x.png")
     write_picture(class_folders / "loose.png")
     (class_folders / "a/notes.txt").write_text("x")
+    (class_folders / "a/._a0.png").write_bytes(b"\0\5\x16\7")  # what macOS puts beside each file of an archive
     listing = list_source(make_card({"kind": "class_folders"}), class_folders)
     assert len(listing.samples) == 20
     assert sorted(listing.left_out) == [
+        ("a/._a0.png", "not a picture file"),
         ("a/notes.txt", "not a picture file"),
         ("loose.png", "not in the folder of a class"),
         ("other/x.png", "not in the folder of a class"),

@@ -17,7 +17,8 @@ from medpeft_cli.errors import DataError
 from medpeft_cli.registry import nearest
 
 # what a column of `label_columns` may hold
-PRESENT, ABSENT, UNCERTAIN = ("1", "1.0"), ("0", "0.0", ""), ("-1", "-1.0")
+PRESENT, UNCERTAIN = ("1", "1.0", "True", "true", "TRUE"), ("-1", "-1.0")
+ABSENT = ("0", "0.0", "", "False", "false", "FALSE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ def _samples(
         label = JOINER.join(name for name in card.classes if name in present)
         kept = {key: first[column] for key, column in layout.attributes.items()}
         if layout.label_columns and card.task != "classify":
-            kept["uncertain"] = JOINER.join(items[0].uncertain)
+            unsure = {name for item in items for name in item.uncertain} - present
+            kept["uncertain"] = JOINER.join(name for name in card.classes if name in unsure)
         samples.append(Sample(name, file, label, groups[0], splits.pop(), kept, text))
     if repeated:
         notes.append(f"{repeated:,} further rows of {layout.file} name a picture already listed")
@@ -175,7 +177,7 @@ def _of_columns(row: Row, place: str, layout: Table, card: Card) -> tuple[tuple[
         elif value in UNCERTAIN:
             uncertain.append(layout.labels.get(column, column))
         elif value not in ABSENT:
-            raise DataError(f"{place}: {column}: got {value!r}, wanted 1, 0, -1 (uncertain) or nothing")
+            raise DataError(f"{place}: {column}: got {value!r}, wanted 1, 0, true, false, -1 (uncertain) or nothing")
     if card.task == "classify" and len(present) != 1:
         if len(present) > 1:
             raise DataError(
