@@ -248,6 +248,14 @@ def test_a_missing_file_of_mimic_is_named(tmp_path, gone, message):
         list_source(load_card("mimic_cxr"), tmp_path)
 
 
+def test_views_that_are_not_there_are_answered_with_those_that_are(tmp_path):
+    card = load_card("mimic_cxr")
+    card = card.model_copy(update={"layout": card.layout.model_copy(update={"views": ("pa",)})})
+    with pytest.raises(DataError, match="no picture of the views pa") as caught:
+        list_source(card, write_mimic(tmp_path))
+    assert caught.value.hint == "the table has the views AP, LATERAL, PA"
+
+
 @pytest.mark.parametrize("name", ["mimic-cxr-reports.zip", "mimic-cxr-2.0.0-metadata.csv.gz"])
 def test_damaged_archives_of_mimic_are_named(tmp_path, name):
     path = write_mimic(tmp_path) / name
