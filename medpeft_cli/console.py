@@ -26,7 +26,7 @@ class Console:
     def say(self, text: str) -> None:
         """Tell what was decided (stderr; silent with --quiet)."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """Tell where something came from (stderr; only with --verbose)."""
@@ -35,13 +35,13 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Tell what the user should know even with --quiet (stderr)."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"warning: {visible(text)}", file=sys.stderr, flush=True)
 
     def error(self, error: MedpeftError) -> None:
         """Print an error and its hint (stderr)."""
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {visible(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr, flush=True)
+            print(f"  hint: {visible(error.hint)}", file=sys.stderr, flush=True)
 
     def result(self, data: Any, text: str | None = None) -> None:
         """Print a command's result (stdout): `data` as JSON with --json, else `text`."""
@@ -84,6 +84,11 @@ class Console:
                 yield lines.advance
             finally:
                 lines.print()
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters written out: names in the data must not steer the terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
 
 
 def _plain(value: Any) -> str:
@@ -143,7 +148,8 @@ class _Lines:
         rate = (self.done - self.resumed) / max(seconds, 1e-9)
         time_left = f"{(self.total - self.done) / max(rate, 1e-9):,.0f} s left" if rate else "waiting"
         end = f"{seconds:,.0f} s" if self.done >= self.total else time_left
-        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{rate:,.3g} {self.unit}/s", end, self.note]
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{shown} {self.unit}/s", end, self.note]
         print(" · ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,7 @@
+import re
+
 from medpeft_cli.console import Console
+from medpeft_cli.errors import DataError
 
 
 def test_where_there_is_no_terminal_progress_is_one_plain_line(capsys):
@@ -27,3 +30,18 @@ def test_a_table_cannot_be_styled_by_its_content(capsys):
     console.table([{"name": "[red]x[/red]", "n": 1234, "none": None}], ["name", "n", "none"])
     out = capsys.readouterr().out
     assert "[red]x[/red]" in out and "1,234" in out and "–" in out
+
+
+def test_a_high_rate_is_a_plain_number(capsys):
+    with Console().progress(50_000, "pack", "images") as advance:
+        advance(50_000)
+    assert re.search(r"pack: 50,000/50,000 · [\d,]{6,} images/s · 0 s", capsys.readouterr().err)
+
+
+def test_names_in_the_data_cannot_steer_the_terminal(capsys):
+    console = Console()
+    console.say("a\x1b[31m.png\nnäxt\udcff")
+    console.warn("\x07")
+    console.error(DataError("\x9b2J", "\r"))
+    expected = "a\\x1b[31m.png\nnäxt\\udcff\nwarning: \\x07\nerror: \\x9b2J\n  hint: \\r\n"
+    assert capsys.readouterr().err == expected

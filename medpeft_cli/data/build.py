@@ -1,7 +1,7 @@
 """From packed pictures to a dataset: check them, split them, and say what there is."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from medpeft_cli.data.card import SPLITS, Card
 from medpeft_cli.data.checks import (
-    SHOWN,
     Leak,
     OnLeak,
     Pictures,
@@ -18,6 +17,7 @@ from medpeft_cli.data.checks import (
     count_leaks,
     divide,
     drop_conflicts,
+    examples,
     find_leaks,
     find_twins,
     strata,
@@ -69,7 +69,7 @@ def build(
         rules: what decides the dataset beside them.
         left_out: (file, reason) of what the layout left out.
         notes: remarks for dataset.json.
-        root: where leaks that nobody decided on are listed; None = nowhere.
+        root: where all unreadable pictures, or leaks that nobody decided on, are listed; None = nowhere.
 
     Raises:
         DataError: if too many pictures are unreadable, the official split leaks, or a class cannot be split.
@@ -77,10 +77,10 @@ def build(
     card = rules.card
     rows, bad = pieces.all_rows()
     if len(bad) > rules.allow_bad:
+        listed = _list_all(root, "unreadable.csv", dict(zip(("file", "reason"), zip(*bad, strict=True), strict=True)))
         raise DataError(
-            f"{len(bad):,} of {len(rows):,} pictures cannot be read: "
-            + "; ".join(f"{file}: {reason}" for file, reason in bad[:SHOWN])
-            + ("; …" if len(bad) > SHOWN else ""),
+            f"{len(bad):,} of {len(rows):,} pictures cannot be read{listed}:"
+            + examples([f"{file}: {reason}" for file, reason in bad]),
             f"mend or remove them, or leave them out with --allow-bad {len(bad)}",
         )
     samples = pieces.samples
@@ -91,14 +91,12 @@ def build(
         [sample.group for sample in samples],
         np.array([sample.split or "" for sample in samples], dtype="<U5"),
     ).take(rows["channels"] > 0)
+    kinds = _kinds(pictures)
     pictures, conflicts = drop_conflicts(pictures)
     twins = find_twins(pictures, pieces.thumbs)
     leaks = find_leaks(pictures, twins, card.split.group) if card.official else []
     if leaks and rules.on_leak is None:
-        if root:
-            with atomic_path(root / "leaks.csv") as path:
-                write_rows(path, leak_table(leaks, pictures))
-        raise undecided(leaks, pictures, card, str(root / "leaks.csv") if root else "")
+        raise undecided(leaks, pictures, card, _list_all(root, "leaks.csv", leak_table(leaks, pictures)))
     before = pictures
     pictures, kept = divide(pictures, twins, leaks, card, rules.seed, rules.on_leak)
     if rules.on_leak == "allow" and not card.official:
@@ -125,6 +123,7 @@ def build(
         "size": rules.size,
         "filter": "bicubic, antialiased",
         "images": len(pictures.samples),
+        "kinds": {kind: len(files) for kind, files in kinds.items()},
         "bytes": int(sum(rows["height"].astype(np.int64) * rows["width"] * rows["channels"])),
         "counts": split_counts(columns["label"], columns["split"], card.classes, card.task),
         "totals": {split: int((pictures.splits == split).sum()) for split in SPLITS},
@@ -144,8 +143,26 @@ def build(
         "subsets": _subsets(columns, card),
         "sha256": dataset_sha256(card.classes, columns),
     }
-    info["notes"] += _remarks(info)
+    info["notes"] += _remarks(info, kinds)
     return Built(info, columns, pictures, twins, leaked)
+
+
+def _list_all(root: Path | None, name: str, table: Mapping[str, Sequence[str]]) -> str:
+    """Write the whole list that a message names a part of; return where it is, for the message."""
+    if not root:
+        return ""
+    with atomic_path(root / name) as path:
+        write_rows(path, table)
+    return f" (listed in {root / name})"
+
+
+def _kinds(pictures: Pictures) -> dict[str, list[str]]:
+    """Return what the files hold, such as grey or RGBA → the files, the most frequent first; of arrays nothing."""
+    kinds: dict[str, list[str]] = {}
+    for sample, kind in zip(pictures.samples, pictures.rows["kind"].tolist(), strict=True):
+        if kind:
+            kinds.setdefault(kind.decode(), []).append(sample.file)
+    return dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
 
 
 def _columns(pictures: Pictures, card: Card, seed: int, pieces: Pieces) -> dict[str, list[str]]:
@@ -221,10 +238,16 @@ def _pair_columns(pictures: Pictures, pairs: Sequence[Sequence[int]]) -> dict[st
     return columns
 
 
-def _remarks(info: dict) -> list[str]:
+def _remarks(info: dict, kinds: Mapping[str, Sequence[str]]) -> list[str]:
     found, leakage = info["duplicates"], info["leakage"]
     allowed = leakage["decision"] == "allow"
     remarks = []
+    if len(kinds) > 1:
+        usual = next(iter(kinds))
+        listed = ", ".join(
+            f"{len(files):,} {kind}" + ("" if kind == usual else f" ({some(files)})") for kind, files in kinds.items()
+        )
+        remarks.append(f"kinds of pictures: {listed}; made grey or RGB as docs/datasets.md says")
     if found["equal"]:
         joined = "" if allowed and info["split"]["rule"] == "official" else "; they share a group"
         remarks.append(f"{found['equal']:,} pictures have the same pixels as another of their class{joined}")
@@ -242,6 +265,11 @@ def _remarks(info: dict) -> list[str]:
     return remarks
 
 
+def some(files: Sequence[str]) -> str:
+    """Return the first two files, and a mark if there are more."""
+    return ", ".join(files[:2]) + (", …" if len(files) > 2 else "")
+
+
 def summary(info: dict) -> str:
     """Return what a prepared dataset holds and what was left out, as lines for the console."""
     width = max(len(name) for name in (*info["classes"], "all"))
@@ -253,10 +281,10 @@ def summary(info: dict) -> str:
     lines += [
         f"  {name:{width}} " + " ".join(f"{counts[split][name]:8,}" for split in SPLITS) for name in info["classes"]
     ]
-    lines.append(f"  {'all':{width}} " + " ".join(f"{sum(counts[split].values()):8,}" for split in SPLITS))
+    lines.append(f"  {'all':{width}} " + " ".join(f"{info['totals'][split]:8,}" for split in SPLITS))
     lines += [f"note: {note}" for note in info["notes"]]
     reasons = Counter(item["reason"] for item in info["left_out"])
     for reason, count in reasons.most_common():
         files = [item["file"] for item in info["left_out"] if item["reason"] == reason]
-        lines.append(f"left out {count:,}: {reason} ({', '.join(files[:2])}{', …' if count > 2 else ''})")
+        lines.append(f"left out {count:,}: {reason} ({some(files)})")
     return "\n".join(lines)

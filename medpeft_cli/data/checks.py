@@ -290,18 +290,23 @@ def _drawn(pictures: Pictures, card: Card, seed: int, names: Sequence[str], near
 
 
 def undecided(leaks: Sequence[Leak], pictures: Pictures, card: Card, listed: str) -> DataError:
-    """Return the error for an official split that leaks; `listed` is the file that lists all of it, or ""."""
+    """Return the error for an official split that leaks; `listed` says where all of it is listed, or is ""."""
     counts = ", ".join(f"{count:,} {called(kind)}" for kind, count in count_leaks(leaks).items())
-    named = "; ".join(
+    named = [
         f"{pictures.samples[leak.picture].file} ({pictures.splits[leak.picture]}) and "
         f"{pictures.samples[leak.other].file} ({pictures.splits[leak.other]}): {called(leak.kind)}"
-        for leak in leaks[:SHOWN]
-    )
-    more = ("; …" if len(leaks) > SHOWN else "") + (f" (listed in {listed})" if listed else "")
+        for leak in leaks[: SHOWN + 1]
+    ]
     return DataError(
-        f"{card.name}: {len(leaks):,} pictures of the official split are also in a more protected one: {counts}: {named}{more}",
+        f"{card.name}: {len(leaks):,} pictures of the official split are also in a more protected one: {counts}{listed}:"
+        + examples(named),
         "--on-leak drop leaves them out, move moves them there, allow keeps them",
     )
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Return the first few lines for a message, each on its own, and a mark if there are more."""
+    return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *(["…"] if len(lines) > SHOWN else [])])
 
 
 def called(kind: str) -> str:

@@ -11,7 +11,22 @@ from medpeft_cli.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 DICOM = (".dcm", ".dicom")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", *DICOM)
-TEXTS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".html", ".pdf", ".py", ".zip", ".gz", ".npz", ".parquet")
+TEXTS = (
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".txt",
+    ".md",
+    ".json",
+    ".xml",
+    ".html",
+    ".pdf",
+    ".py",
+    ".zip",
+    ".gz",
+    ".npz",
+    ".parquet",
+)
 KIND_NAMES = {
     "1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "PA": "palette with alpha", "I": "32-bit grey",
     "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey",
@@ -26,6 +41,8 @@ FILTERS = {
 
 def is_picture(path: Path) -> bool:
     """Return whether a file is a picture that can be read: by its extension, or a DICOM file by its first bytes."""
+    if path.name.startswith("._"):  # macOS puts ._x.png beside x.png into archives
+        return False
     return path.suffix.lower() in PICTURES or is_dicom(path)
 
 
@@ -41,17 +58,6 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def picture_kind(path: Path) -> str:
-    """Return what a picture file holds, by its header alone: "grey", "RGB", "RGBA", "16-bit grey", "DICOM", … or "unreadable"."""
-    if is_dicom(path):
-        return "DICOM"
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return KIND_NAMES.get(image.mode, image.mode)
-    except Exception:  # it is listed with its reason when it is decoded
-        return "unreadable"
 
 
 def dicom_tag(path: Path, keyword: str) -> str:
@@ -86,18 +92,20 @@ def decode_image(path: Path) -> Image.Image:
       grey are linear as above. MONOCHROME1 is inverted.
 
     Returns:
-        Mode L or RGB.
+        Mode L or RGB; `info["kind"]` is what the file holds: "grey", "RGB", "RGBA", "16-bit grey", "DICOM", ….
 
     Raises:
         DataError: if the file cannot be read; the message is the reason alone.
     """
     try:
-        return Image.fromarray(_dicom(path)) if is_dicom(path) else _picture(path)
+        image, kind = (Image.fromarray(_dicom(path)), "DICOM") if is_dicom(path) else _picture(path)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         reason = getattr(error, "strerror", None) or str(error).replace(str(path), "file") or type(error).__name__
         raise DataError(" ".join(reason.split())) from None
+    image.info["kind"] = kind
+    return image
 
 
 def as_grey_if_equal(pixels: np.ndarray) -> np.ndarray:
@@ -136,10 +144,15 @@ def stretch(values: np.ndarray) -> np.ndarray:
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
 
 
-def _picture(path: Path) -> Image.Image:
+def _picture(path: Path) -> tuple[Image.Image, str]:
     with Image.open(path, formats=FORMATS) as image:
+        kind = KIND_NAMES.get(image.mode, image.mode)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+    return _grey_or_rgb(image), kind
+
+
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

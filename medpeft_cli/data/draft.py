@@ -117,7 +117,9 @@ def _known(source: Path) -> str | None:
             if isinstance(layout, MimicCxr):
                 if any(source.glob("mimic-cxr-2.*-split.csv*")):
                     return name
-            elif all((source / table).is_file() for table in tables) and any((source / f).is_dir() for f in folders):
+            elif all((source / table).is_file() for table in tables) and any(
+                f == source.name or (source / f).is_dir() for f in folders
+            ):
                 return name
     return None
 

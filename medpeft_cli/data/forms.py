@@ -88,7 +88,7 @@ class Table(Files, Texts):
     image: str = Field(description="column: picture file, with or without folder and extension")
     label: str | None = Field(None, description="column: label")
     label_columns: tuple[str, ...] = Field(
-        (), description="instead of label: a column a class, 1 = present; 0, empty and -1 (uncertain) = not"
+        (), description="instead of label: a column a class, 1 or true = present; 0, false, empty, -1 (uncertain) = not"
     )
     separator: str = Field(
         "|", min_length=1, description="between the classes of the label column of a multilabel task"

@@ -8,6 +8,7 @@ from pathlib import Path
 from medpeft_cli.data.card import SPLITS
 from medpeft_cli.data.forms import JOINER
 from medpeft_cli.data.layouts.files import PictureIndex
+from medpeft_cli.data.layouts.table import ABSENT, PRESENT, UNCERTAIN
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "dev": "val",
@@ -21,6 +22,7 @@ KEPT_COLUMN = re.compile(
     r"(age|sex|gender|view|race|ethnicity|site|localization|license|licence|skin_type|fitzpatrick_scale)", re.I
 )
 GROUP_NAMES = (r"^(?:patient|pat|subject|sub|p)[-_ ]?(\d+)[-_ ]", r"^(\d{2,})_", r"^([A-Za-z]+\d{2,})[-_]")
+SAME_NAME = r"^(.+)\.[^.]+$"  # the group is the file's name
 PLACEHOLDER = {"", "-", "?", "n/a", "na", "nan", "none", "null", "tbd", "todo", "unknown", "unclear", "undefined"}
 MOST_CLASSES = 200
 MANY_CLASSES = 0.5  # of the rows: more values than that are names, not classes
@@ -85,7 +87,7 @@ def text_column(columns: dict[str, list[str]]) -> str | None:
 def is_flag(cells: Sequence[str]) -> bool:
     """Return whether a column holds 1, 0, -1 and nothing only, as a column a class does."""
     found = set(cells)
-    return found <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""} and bool(found & {"1", "1.0"})
+    return found <= {*PRESENT, *ABSENT, *UNCERTAIN} and bool(found & set(PRESENT))
 
 
 def are_splits(cells: Sequence[str]) -> bool:
@@ -102,7 +104,14 @@ def group_pattern(names: Sequence[str]) -> str | None:
             return pattern
     # the same name in two folders is the same picture, unless names are mere numbers within a folder
     telling = all(re.search(r"[A-Za-z].*\d{4}", name) for name in different)
-    return r"^(.+)\.[^.]+$" if telling and len(different) < len(names) else None
+    return SAME_NAME if telling and len(different) < len(names) else None
+
+
+def unit_of(group: str) -> str:
+    """Return what a group is called, by the column or pattern that tells it."""
+    if group == SAME_NAME:
+        return "file name"
+    return next((unit for unit in ("lesion", "case") if unit in group.lower()), "patient")
 
 
 def group_in(pattern: str | None, name: str) -> str | None:

@@ -88,8 +88,12 @@ class Manifest:
         return train[ranks <= wanted[place]]
 
     def counts(self, split: str) -> dict[str, int]:
-        """Return class → pictures in one split."""
-        counted = np.bincount(self.labels[self.splits == split], minlength=len(self.classes))
+        """Return class → pictures in one split; a picture of several classes counts in each."""
+        members = self.splits == split
+        if self.multilabels is not None:
+            counted = self.multilabels[members].sum(axis=0, dtype=np.int64)
+        else:
+            counted = np.bincount(self.labels[members & (self.labels >= 0)], minlength=len(self.classes))
         return dict(zip(self.classes, counted.tolist(), strict=True))
 
 

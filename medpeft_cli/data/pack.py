@@ -26,13 +26,14 @@ from medpeft_cli.data.layouts import Sample
 from medpeft_cli.errors import DataError
 
 PIECE = 128  # pictures; a constant, so that the store's bytes do not depend on the number of processes
-REVISION = 1  # raise it when the same file would be packed to other bytes
+REVISION = 2  # raise it when the same file would be packed to other bytes
 
-# One row a picture. channels 0: unreadable, the reason is in <key>.json. offset: first byte within the piece.
+# One row a picture. channels 0: unreadable, the reason is in <key>.json. offset: first byte within the piece. kind: of its
+# file, as `decode_image` says.
 ROW = np.dtype(
     [
         ("height", "<i4"), ("width", "<i4"), ("channels", "<i4"), ("original_height", "<i4"), ("original_width", "<i4"),
-        ("offset", "<i8"), ("pixels", "u1", 16), ("hash", "<u8"), ("thumb", "u1", (SIDE, SIDE)),
+        ("offset", "<i8"), ("pixels", "u1", 16), ("kind", "S20"), ("hash", "<u8"), ("thumb", "u1", (SIDE, SIDE)),
     ]
 )  # fmt: skip
 OURS, OTHERS = 1, 2  # who makes a piece
@@ -138,12 +139,13 @@ class Pieces:
                     reasons[row] = error.message
                 else:
                     image = picture if isinstance(picture, Image.Image) else Image.fromarray(as_grey_if_equal(picture))
+                    kind = image.info.get("kind", "").encode()
                     reduced = shrink(image, self.size)
                     thumb = thumbnail(reduced)  # first, while the pixels are in the cache
                     small = np.ascontiguousarray(as_grey_if_equal(np.asarray(reduced)))
                     shape = (*small.shape[:2], 1 if small.ndim == 2 else 3)
                     whole = np.frombuffer(digest(small, shape), np.uint8)
-                    rows[row] = (*shape, image.height, image.width, offset, whole, 0, thumb)
+                    rows[row] = (*shape, image.height, image.width, offset, whole, kind, 0, thumb)
                     if not self.discard:
                         sink.write(small.data)
                     offset += small.size
@@ -175,6 +177,11 @@ class Pieces:
             found[start:end] = rows["thumb"][indices[start:end] - number * PIECE]
         return found
 
+    def forget(self, process: int | None) -> None:
+        """Remove what a killed process of this host had begun."""
+        for path in self.folder.glob(f"*.{_mine(process or 0)}"):
+            path.unlink(missing_ok=True)
+
     def sizes(self) -> list[int]:
         """Return the bytes of pixels of each piece."""
         return [(self.folder / f"{name}.bin").stat().st_size for name in self.names]
@@ -187,10 +194,14 @@ def digest(pixels: np.ndarray, shape: Sequence[int]) -> bytes:
     return whole.digest()[:16]
 
 
+def _mine(process: int) -> str:
+    return f"{os.uname().nodename}.{process}.partial"
+
+
 @contextmanager
 def _renamed(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file of this process beside `path`, which it becomes if the block succeeds."""
-    partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{_mine(os.getpid())}")
     try:
         with partial.open("wb") as sink:
             yield sink

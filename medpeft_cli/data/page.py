@@ -20,7 +20,7 @@ from medpeft_cli.data.manifest import Manifest
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHEET = 12  # pictures of a class; fewer with many classes
-SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 50, 3
+SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 20, 3
 PIXELS = 128  # longer side of a small picture
 SAMPLED = 20_000  # pictures whose grey values are counted
 BINS = 32
@@ -58,6 +58,7 @@ def write_page(
         info=manifest.info,
         splits=SPLITS,
         classes=_classes(card, manifest, store, pictures, grey),
+        expects=bool(set(card.classes) & set(card.expected)),
         charts=[
             _histogram(short, "short side of the originals, pixels"),
             _bars(grey.sum(axis=0), "0", "255", "grey values, share of pixels"),
@@ -181,10 +182,12 @@ def _grey_values(pictures: Pictures, thumbs: Thumbs) -> np.ndarray:
 
 
 def _histogram(values: np.ndarray, title: str) -> dict[str, Any]:
+    """Return the histogram of whole numbers; of equal ones their value. The title is "what" or "what, unit"."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     edges = np.linspace(low - 0.5, high + 0.5, min(BINS, high - low + 1) + 1)
     if low == high:
-        title = f"{title}: all {low:,}"
+        what, _, unit = title.partition(", ")
+        return {"heights": [], "title": f"{what}: all {low:,} {unit}".rstrip()}
     return _bars(np.histogram(values, edges)[0], f"{low:,}", f"{high:,}", title)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,6 @@ from medpeft_cli.data.build import Rules, build, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
 from medpeft_cli.data.checks import OnLeak, unexpected
 from medpeft_cli.data.layouts import Sample, list_source
-from medpeft_cli.data.layouts.files import kinds_note
 from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
 from medpeft_cli.data.pack import Pieces, Read
 from medpeft_cli.data.page import write_page
@@ -88,12 +88,11 @@ def prepare(
     warnings = unexpected(listing.samples, card)
     origin = {"source": str(source.resolve()), "source_sha256": fingerprint, "warnings": warnings}
     if not check and (done := _already(root, card, _request(fingerprint, card, size, seed, on_leak), allow_bad)):
+        console.say(f"{root}: already prepared, nothing to do")
         return done
     for line in warnings:
         console.warn(line)
     notes = list(listing.notes)
-    if card.layout.kind != "npz":
-        notes += kinds_note(source, listing.samples)
     if listing.texts:
         tokens = token_facts(sample.text for sample in listing.samples if sample.text)
         origin["texts"] = listing.texts | {"tokens": tokens}
@@ -181,7 +180,8 @@ def write_dataset(
         pieces = Pieces(root / "images", samples, read, size, stamp)
         pack(pieces, card.name, workers or cores())
         with only_one(lock):
-            if done := _already(root, card, request, allow_bad):  # by another process, meanwhile
+            if done := _already(root, card, request, allow_bad):
+                console.say(f"{root}: another command has prepared it meanwhile")
                 return done
             built = build(pieces, rules, left_out, notes, root)
             info = built.info | origin | {"request": request}
@@ -202,9 +202,8 @@ class _Stamps:
         self.archives: dict[Path, str] = {}
 
     def __call__(self, sample: Sample) -> str:
-        path = self.source / sample.file
-        if path.exists():
-            return _size_and_time(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return _size_and_time(self.source / sample.file)
         path = self.source if self.source.is_file() else self.source / sample.file.partition("#")[0]
         if path not in self.archives:
             self.archives[path] = _size_and_time(path)
@@ -237,8 +236,6 @@ def _already(root: Path, card: Card, request: str, allow_bad: int) -> Manifest |
     if info is None or info.get("request") != request or info["unreadable"] > allow_bad:
         return None
     try:
-        manifest = read_manifest(root, card)
+        return read_manifest(root, card)
     except DataError:
         return None
-    console.say(f"{root}: already prepared, nothing to do")
-    return manifest

@@ -10,6 +10,7 @@ from typing import Any
 from medpeft_cli.data import guess
 from medpeft_cli.data.card import SPLITS
 from medpeft_cli.data.forms import JOINER
+from medpeft_cli.data.layouts.table import PRESENT
 from medpeft_cli.data.tables import read_table, table_columns
 from medpeft_cli.errors import DataError
 
@@ -125,7 +126,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
         else guess.label_column({n: c for n, c in rest.items() if n not in (group, split, text)})
     )
     if len(flags) >= 3:
-        several = any(sum(rest[name][i] in ("1", "1.0") for name in flags) != 1 for i in range(len(rows)))
+        several = any(sum(rest[name][i] in PRESENT for name in flags) != 1 for i in range(len(rows)))
         draft.fields |= {"task": "multilabel" if several else "classify", "classes": flags}
         layout["label_columns"] = list(flags)
         found.append(f"labels: {'any number' if several else 'one'} of the columns {', '.join(flags)}")
@@ -214,9 +215,10 @@ def from_arrays(path: Path, file: str) -> Draft:
 
 def _with_groups(draft: Draft, group: str | None) -> Draft:
     if group:
-        draft.fields["split"] = {"group": "patient"}
+        unit = guess.unit_of(group)
+        draft.fields["split"] = {"group": unit}
         draft.comments["split"] = f"by {group}"
-        draft.found.append(f"groups, never in two splits: {group}")
+        draft.found.append(f"groups, never in two splits: {'files of one name' if unit == 'file name' else group}")
     else:
         draft.comments["layout"] = "no patients found: each picture is its own group"
         draft.found.append("no patients found; if file names or a column tell them, add group_pattern or group")

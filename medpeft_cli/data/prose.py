@@ -20,15 +20,16 @@ PREPARE = """\
 1. **List** the pictures of the source as the card's layout says. A path in a table, or a link, that leads out of the source
    is an error; archives are read and never unpacked.
 2. **Decode** each picture once (below), and shrink it to a short side of at most `--size` pixels (256): bicubic,
-   antialiased, aspect kept, never enlarged. An unreadable picture is an error that names the file, unless
-   `--allow-bad N` lets N of them go.
+   antialiased, aspect kept, never enlarged. Unreadable pictures are an error (exit code 3), and all
+   of them are listed with their reasons in `unreadable.csv`; `--allow-bad N` lets N of them go. What the files hold (grey, RGBA,
+   16-bit grey, DICOM, …) is counted, and where kinds differ the odd ones are named.
 3. **Check**. Pictures with the same pixels under two labels are left out. Pictures with the same pixels under one label, and
    near-duplicates (perceptual hash, confirmed on pixels), share a group. A number of pictures other than `expected` is a
    warning.
 4. **Split** into train, val and test. Without an official split: stratified by class, no group in two splits, every class in
    every split; it depends on the ids, the groups and the seed, not on the order of files. A picture of several classes
    counts for the rarest of them. An official split is kept; a picture that is also in a more protected split (same group, same
-   pixels or near-duplicate; test before val before train) is an error with a list, until `--on-leak` moves it there,
+   pixels or near-duplicate; test before val before train) is an error with a list (`leaks.csv`), until `--on-leak` moves it there,
    drops or allows it. A val or test that the source lacks is taken from train.
 5. **Write** `manifest.csv` (one row a picture: id, file, label, split, group, size, text, further columns), `images/` (the
    pixels), `dataset.json` (counts, seed, everything that was left out and why, and a hash of the whole), `report.html`
@@ -155,6 +156,7 @@ layout:
 split: {group: patient}
 ```
 
+- `file: labels.csv` also finds `labels.csv.gz`, `labels.tsv`, `labels.tab` and `labels`, there or anywhere below the source.
 - Leave out `split` and `split_names` for a stratified split, `group` where there is none.
 - A label that is neither a class, nor in `labels`, nor in `ignore_labels` is an error with its line. An empty one is left out.
 - Rows whose picture is absent and pictures that no row names are left out and listed. Several rows of one picture are one
@@ -172,7 +174,7 @@ layout:
   kind: csv
   file: labels.csv
   image: file
-  label_columns: [edema, effusion]       # 1 = present; 0, empty and -1 (uncertain) = not; -1 is kept in a column uncertain
+  label_columns: [edema, effusion]       # 1, true = present; 0, false, empty, -1 (uncertain) = not; -1 is kept in a column uncertain
   group: patient
 split: {group: patient}
 ```

@@ -83,9 +83,10 @@ def split_groups(
     for label in sorted(left):
         if left[label] < len(names):
             raise DataError(
-                f"class {label!r}: {left[label]} {unit}{'s' if left[label] > 1 else ''} with {totals[label]} pictures, "
+                f"{_called(label)}: {left[label]} {unit}{'s' if left[label] > 1 else ''} with {totals[label]} pictures, "
                 f"wanted {len(names)} at least, one for each of {', '.join(names)}",
-                "add pictures, or take the class out of the card (map it to another or ignore it)",
+                "add pictures"
+                + (", or take the class out of the card (map it to another or ignore it)" if label else ""),
             )
     need = {label: totals[label] * shares for label in totals}  # pictures that each split still wants, may fall below 0
     have = {label: np.zeros(len(names), dtype=np.int64) for label in totals}
@@ -107,10 +108,14 @@ def split_groups(
     for label, counts in sorted(have.items()):
         if (counts == 0).any():
             raise DataError(
-                f"class {label!r}: no {unit} is left for {names[int(counts.argmin())]}, the others hold further classes",
+                f"{_called(label)}: no {unit} is left for {names[int(counts.argmin())]}, the others hold further classes",
                 "try another split seed in the card, or larger fractions for val and test",
             )
     return np.array([names[dealt[group]] for group in groups], dtype="<U5")
+
+
+def _called(label: str) -> str:
+    return f"class {label!r}" if label else "pictures without a class"
 
 
 def _most_lacking(counts: Counter[str], label: str, need: dict, have: dict, left: Counter[str]) -> int:

@@ -10,7 +10,7 @@ from medpeft_cli.data.manifest import write_rows
 from medpeft_cli.data.pack import Claims, Pieces
 from medpeft_cli.errors import DataError, RunError
 
-TABLES = ("manifest.csv", "duplicates.csv", "leaks.csv")
+TABLES = ("manifest.csv", "duplicates.csv", "leaks.csv", "unreadable.csv")
 FILES = (*TABLES, "report.html", "dataset.json")
 FORMAT_1 = {"images.bin", "images.bin.partial"}  # of an earlier version
 OURS = {*FILES, *(f"{name}.partial" for name in FILES), *FORMAT_1, ".lock", "images"}
@@ -72,7 +72,7 @@ def publish(
         root: folder of the dataset.
         lock: of `own_folder`.
         pieces: its store, complete.
-        tables: manifest.csv, and those of duplicates.csv and leaks.csv that there are.
+        tables: manifest.csv, and those of the others that there are.
         info: dataset.json.
         write_page: writes report.html to the path.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from medpeft_cli.errors import DataError
 from medpeft_cli.registry import unknown_hint
 
-TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+TABLES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,9 @@ def pack(pieces: Pieces, label: str, workers: int) -> None:
         team.start()  # before the progress bar starts its thread
     try:
         with console.progress(len(pieces.samples), label, "images") as advance:
+            told = sum(len(pieces.members(number)) for number in kept)
             if kept:
-                advance(team.images(), note="checking what is kept", resumed=True)
-            told = team.images()
+                advance(told, note="checking what is kept", resumed=True)
             for _ in team.wait() if workers > 1 else team.alone():
                 done = min(team.images(), len(pieces.samples))
                 advance(done - told, note="")
@@ -133,3 +133,4 @@ class _Team:
             with suppress(ValueError):
                 process.kill()
                 process.join()
+                self.pieces.forget(process.pid)

@@ -141,6 +141,31 @@ def test_a_known_download_is_recognised(drafted, tmp_path):
     assert card.name == "drafted" and len(listing.samples) == 3
 
 
+def test_busi_is_recognised_by_its_own_folder(tmp_path, write_picture):
+    for label in ("benign", "malignant", "normal"):
+        for number in range(3):
+            write_picture(tmp_path / f"Dataset_BUSI_with_GT/{label}/{label} ({number}).png", number)
+    _, found = write_draft(tmp_path / "Dataset_BUSI_with_GT", None)
+    assert "the download of card breastus: medpeft prepare breastus does it" in found
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"), [("lesion_id", "lesion"), ("Subject", "patient"), ("PATIENT_ID", "patient")]
+)
+def test_a_group_is_called_what_its_column_says(drafted, tmp_path, write_picture, column, unit):
+    table(tmp_path, write_picture, f"name,{column},dx", lambda n: f"im{n},{n // 2},{'ab'[n // 2 % 2]}")
+    card, _, _ = drafted()
+    assert card.split.group == unit and card.layout.group == column
+
+
+def test_the_same_name_in_two_folders_is_one_picture_and_no_patient(drafted, tmp_path, write_picture):
+    for label in "ab":
+        for number in range(4):
+            write_picture(tmp_path / f"source/{label}/ISIC_{number + (label == 'b') * 3:07}.png", number)
+    card, _, found = drafted()
+    assert card.split.group == "file name" and "groups, never in two splits: files of one name" in found
+
+
 def test_what_the_source_names_is_text_and_no_yaml(drafted, tmp_path, write_picture):
     for number in range(3):
         for label in ("yes: [", "# no\u2028", "null"):

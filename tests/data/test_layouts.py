@@ -34,6 +34,18 @@ def test_ham10000_in_two_parts_or_one(tmp_path, write_picture, folders):
     assert listing.samples[0].attributes["sex"] == "male"
 
 
+@pytest.mark.parametrize("name", ["HAM10000_metadata", "HAM10000_metadata.tab", "deeper/HAM10000_metadata.csv.gz"])
+def test_the_table_of_ham10000_has_the_names_that_the_dataverse_gives_it(tmp_path, write_picture, name):
+    rows = ["lesion_id\timage_id\tdx\tdx_type\tage\tsex\tlocalization\tdataset"]
+    rows.append('"HAM_0000118"\t"ISIC_0027419"\t"bkl"\t"histo"\t80.0\t"male"\t"scalp"\t"vidir_modern"')
+    write_picture(tmp_path / "HAM10000_images_part_1/ISIC_0027419.jpg")
+    text = ("\n".join(rows) + "\n").encode()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    listing = list_source(load_card("isic"), tmp_path)
+    assert brief(listing) == [("ISIC_0027419", "bkl", "HAM_0000118")] and not listing.left_out
+
+
 @pytest.mark.parametrize("given", ["Dataset_BUSI_with_GT", "."])
 def test_busi_masks_are_left_out_and_listed(tmp_path, write_picture, given):
     for name in ("benign", "malignant", "normal"):
@@ -236,6 +248,14 @@ def test_a_missing_file_of_mimic_is_named(tmp_path, gone, message):
         list_source(load_card("mimic_cxr"), tmp_path)
 
 
+def test_views_that_are_not_there_are_answered_with_those_that_are(tmp_path):
+    card = load_card("mimic_cxr")
+    card = card.model_copy(update={"layout": card.layout.model_copy(update={"views": ("pa",)})})
+    with pytest.raises(DataError, match="no picture of the views pa") as caught:
+        list_source(card, write_mimic(tmp_path))
+    assert caught.value.hint == "the table has the views AP, LATERAL, PA"
+
+
 @pytest.mark.parametrize("name", ["mimic-cxr-reports.zip", "mimic-cxr-2.0.0-metadata.csv.gz"])
 def test_damaged_archives_of_mimic_are_named(tmp_path, name):
     path = write_mimic(tmp_path) / name
@@ -314,9 +334,11 @@ def test_what_is_no_picture_of_a_class_is_listed(class_folders, write_picture, m
     write_picture(class_folders / "other/x.png")
     write_picture(class_folders / "loose.png")
     (class_folders / "a/notes.txt").write_text("x")
+    (class_folders / "a/._a0.png").write_bytes(b"\0\5\x16\7")  # what macOS puts beside each file of an archive
     listing = list_source(make_card({"kind": "class_folders"}), class_folders)
     assert len(listing.samples) == 20
     assert sorted(listing.left_out) == [
+        ("a/._a0.png", "not a picture file"),
         ("a/notes.txt", "not a picture file"),
         ("loose.png", "not in the folder of a class"),
         ("other/x.png", "not in the folder of a class"),
@@ -332,8 +354,12 @@ def test_an_empty_class_is_named_with_the_folders_found(class_folders, make_card
 
 
 def test_a_missing_source_or_split_folder_is_said(class_folders, make_card):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder") as caught:
         list_source(make_card({"kind": "class_folders"}), class_folders / "none")
+    assert caught.value.hint == "give the folder of your files as --source"
+    with pytest.raises(DataError, match="no such folder") as caught:
+        list_source(load_card("isic"), class_folders / "none")
+    assert caught.value.hint == "`medpeft prepare isic` says what to download and from where"
     with pytest.raises(DataError, match="Test: no such folder, wanted the test split"):
         list_source(make_card({"kind": "class_folders", "splits": {"train": ".", "test": "Test"}}), class_folders)
 
@@ -401,21 +427,3 @@ def test_a_pickle_named_npz_is_not_opened(tmp_path, make_card):
     (tmp_path / "x.npz").write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/never'\ntR.")
     with pytest.raises(DataError, match="cannot read the arrays"):
         list_source(make_card({"kind": "npz", "file": "x.npz"}), tmp_path)
-
-
-# ---- kinds of pictures ----
-
-
-def test_kinds_of_pictures_are_counted_where_there_are_several(tmp_path, make_card):
-    from PIL import Image
-
-    from medpeft_cli.data.layouts.files import kinds_note
-
-    for number, mode in enumerate(["L", "L", "RGBA", "P"]):
-        path = tmp_path / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new(mode, (8, 8)).save(path)
-    samples = list_source(make_card({"kind": "class_folders"}), tmp_path).samples
-    expected = "kinds of pictures: 2 grey, 1 RGBA, 1 palette; made grey or RGB as docs/datasets.md says"
-    assert kinds_note(tmp_path, samples) == [expected]
-    assert kinds_note(tmp_path, [sample for sample in samples if sample.file in ("a/0.png", "b/1.png")]) == []

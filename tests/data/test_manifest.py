@@ -77,6 +77,12 @@ def test_texts_are_kept_as_they_are_and_under_the_hash(tmp_path, make_card):
     assert write_dataset(tmp_path / "other", card, samples, draw).sha256 != read.sha256
 
 
+def test_a_dataset_of_texts_has_no_classes_to_count(tmp_path, make_card):
+    card = make_card({"kind": "csv", "file": "t.csv", "image": "image", "text": "text"}, task="text", classes=())
+    samples = [Sample(f"i{n:02}", f"i{n:02}", "", f"i{n:02}", text=f"text {n}") for n in range(20)]
+    assert write_dataset(tmp_path / "root", card, samples, draw).counts("train") == {}
+
+
 def test_a_dataset_without_texts_has_none(manifest, tmp_path):
     assert manifest.texts is None
     assert "text" not in (tmp_path / "root/manifest.csv").read_text().splitlines()[0]
@@ -91,7 +97,7 @@ def test_pictures_of_several_classes_are_stratified_by_the_rarest(tmp_path, make
     assert read.multilabels.dtype == np.uint8
     assert read.multilabels[[0, 30, 42, 48]].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]]
     assert np.array_equal(read.multilabels, written.multilabels) and np.array_equal(read.strata, written.strata)
-    assert set(read.labels) == {-1}
+    assert set(read.labels) == {-1} and read.counts("train") == read.info["counts"]["train"]
     for split, share in zip(("train", "val", "test"), (0.7, 0.15, 0.15), strict=True):
         mine = read.multilabels[read.splits == split]
         assert np.abs(mine.sum(axis=0) - share * np.array([48, 18, 6])).max() <= 2

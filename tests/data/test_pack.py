@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -133,6 +134,25 @@ def test_a_killed_worker_is_named_and_the_rest_is_kept(tmp_path, card):
     assert len(rest.asked) <= 60 - 8 * kept
 
 
+def test_what_killed_workers_had_begun_is_removed(tmp_path, card):
+    with pytest.raises(RunError):
+        write(tmp_path / "root", card, kill_at(12), workers=3)
+    assert not list((tmp_path / "root").glob("**/*.partial"))
+
+
+def test_progress_ends_at_the_number_of_pictures(tmp_path, card, monkeypatch):
+    told = []
+
+    @contextmanager
+    def late(total, label, unit):  # the workers are ahead of the bar
+        time.sleep(0.3)
+        yield lambda count=1, note=None, resumed=False: told.append(count)
+
+    monkeypatch.setattr("medpeft_cli.data.workers.console.progress", late)
+    write(tmp_path / "root", card, workers=2)
+    assert sum(told) == len(SAMPLES)
+
+
 def test_an_error_in_a_worker_arrives_with_its_traceback(tmp_path, card):
     def fail(count):
         raise ZeroDivisionError("a bug")
@@ -152,8 +172,9 @@ def test_unreadable_pictures_are_the_same_for_any_number_of_processes(tmp_path, 
     for workers in (1, 3):
         with pytest.raises(DataError) as caught:
             write(tmp_path / f"{workers}", card, read, workers=workers)
-        messages.append(caught.value.message)
-    assert messages[0] == messages[1] and "9 of 60 pictures cannot be read: 003: bad 003; 010: bad 010" in messages[0]
+        messages.append(caught.value.message.replace(str(tmp_path / str(workers)), ""))
+    assert messages[0] == messages[1] and "9 of 60 pictures cannot be read" in messages[0]
+    assert messages[0].endswith("\n  024: bad 024\n  031: bad 031\n  …")
     assert (
         write(tmp_path / "3", card, read, allow_bad=9).sha256 == write(tmp_path / "1", card, read, allow_bad=9).sha256
     )

@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path, make_card):
-    def make(texts=None, classes=(EVIL, "b"), task="classify", left_out=(), **options):
+    def make(texts=None, classes=(EVIL, "b"), task="classify", left_out=(), expected=None, **options):
         def read(sample):
             number = int(sample.id.partition(" ")[0])
             return np.random.default_rng(number % 16).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -56,9 +56,8 @@ def page(tmp_path, make_card):
         ]
         layout = {"kind": "csv", "file": "t.csv", "image": "i"}
         layout |= ({"text": "t"} if texts else {}) | ({"label": "l"} if classes else {})
-        card = make_card(
-            layout, classes=classes, task=task, title=f"Title {EVIL}", expected={"b": 10} if "b" in classes else {}
-        )
+        expected = ({"b": 10} if "b" in classes else {}) if expected is None else expected
+        card = make_card(layout, classes=classes, task=task, title=f"Title {EVIL}", expected=expected)
         write_dataset(tmp_path / "root", card, samples, read, left_out=left_out, **options)
         return (tmp_path / "root/report.html").read_text(encoding="utf-8")
 
@@ -74,7 +73,9 @@ def test_the_page_is_whole_and_shows_what_there_is(page):
     assert "30 · not a picture file" in words and "and 10 more" in words and "1 · mask" in words
     assert "No group, no picture and no near-duplicate is in two splits" in words
     assert re.search(r"b \d+ \d+ \d+ 10 ✓", words)
-    assert found.tags.count("svg") == 2 + 2 and found.tags.count("blockquote") == 0
+    assert "short side of the originals: all 40 pixels" in words and "grey values" in words
+    assert "card" not in re.sub(r"\s+", " ", Page(page(expected={})).text).split("all pictures")[0].split("class")[-1]
+    assert found.tags.count("svg") == 1 + 2 and found.tags.count("blockquote") == 0
     assert found.tags.count("img") == 20 + 2 * 4
 
 
@@ -113,4 +114,5 @@ def test_leaks_that_were_allowed_are_shown(tmp_path, make_card):
     found = Page((tmp_path / "root/report.html").read_text())
     words = re.sub(r"\s+", " ", found.text)
     assert "2 pictures are also in a more protected split, decision: allow (kept where they are)" in words
+    assert "no patient in two splits" not in words
     assert words.count("train 20 test same patient") == 1 and words.count("val 20 test same patient") == 1

@@ -144,13 +144,18 @@ def test_an_official_split_without_a_class_names_it(ready_splits, tmp_path, make
 def test_unreadable_pictures_are_named_and_only_left_out_when_allowed(run, class_folders, tmp_path):
     (class_folders / "a/bad.png").write_bytes(b"x")
     (class_folders / "b/worse.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 22 pictures cannot be read: a/bad.png: .*; b/worse.jpg: ") as caught:
+    with pytest.raises(
+        DataError, match=r"2 of 22 pictures cannot be read .*:\n  a/bad.png: .*\n  b/worse.jpg: "
+    ) as caught:
         run(allow_bad=1)
+    listed = list(csv.DictReader((tmp_path / "root/unreadable.csv").read_text().splitlines()))
+    assert [row["file"] for row in listed] == ["a/bad.png", "b/worse.jpg"] and all(row["reason"] for row in listed)
     assert "--allow-bad 2" in caught.value.hint
     assert not (tmp_path / "root/dataset.json").exists()
     manifest = run(allow_bad=2)
     assert len(manifest.ids) == 20
     assert [reason.partition(":")[0] for reason in left_out(manifest).values()] == ["unreadable", "unreadable"]
+    assert not (tmp_path / "root/unreadable.csv").exists()
     with pytest.raises(DataError):
         run()
 
@@ -238,6 +243,33 @@ def test_what_earlier_starts_and_versions_left_is_no_dataset_and_is_cleared(run,
     piece, _ = run().info["pieces"][0]
     assert {path.name for path in (tmp_path / "root/images").iterdir()} == {f"{piece}.bin", f"{piece}.npy"}
     assert not (tmp_path / "root/images.bin").exists()
+
+
+def test_kinds_of_files_are_counted_and_the_odd_ones_named(run, class_folders, tmp_path):
+    assert run().info["kinds"] == {"RGB": 20} and not run().info["notes"]
+    for name, mode in (("a/x.png", "RGBA"), ("b/y.png", "P"), ("b/z.png", "I;16"), ("b/bad.png", None)):
+        if mode:
+            Image.new(mode, (8, 8), 3).save(class_folders / name)
+        else:
+            (class_folders / name).write_bytes(b"")
+    manifest = run(allow_bad=1)
+    assert manifest.info["kinds"] == {"RGB": 20, "RGBA": 1, "palette": 1, "16-bit grey": 1}
+    assert manifest.info["notes"][0] == (
+        "kinds of pictures: 20 RGB, 1 RGBA (a/x.png), 1 palette (b/y.png), 1 16-bit grey (b/z.png); "
+        "made grey or RGB as docs/datasets.md says"
+    )
+
+
+def test_the_last_row_of_the_summary_counts_pictures(tmp_path, make_card, capsys):
+    samples = [Sample(f"{n:02}", f"{n:02}", "a|b" if n % 2 else "a", f"{n:02}") for n in range(20)]
+    layout = {"kind": "csv", "file": "t.csv", "image": "image", "label": "label"}
+
+    def read(sample):
+        return np.random.default_rng(int(sample.id)).integers(0, 256, (16, 16), dtype=np.uint8)
+
+    write_dataset(tmp_path / "root", make_card(layout, task="multilabel"), samples, read)
+    last = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("  all"))
+    assert sum(map(int, last.split()[1:])) == 20
 
 
 def test_size_has_a_floor(run):

@@ -75,6 +75,12 @@ def test_a_class_with_too_few_groups_is_named():
     assert "take the class out" in caught.value.hint
 
 
+def test_pictures_without_a_class_are_called_so():
+    with pytest.raises(DataError, match="^pictures without a class: 1 patient with 2 pictures, wanted 2") as caught:
+        split_groups(["", ""], ["p", "p"], (0.8, 0.2), 0, ("train", "test"), "patient")
+    assert caught.value.hint == "add pictures"
+
+
 def test_groups_are_joined_along_chains():
     assert join_groups([("c", "b"), ("d", "e"), ("b", "a")]) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
 

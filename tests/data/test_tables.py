@@ -138,6 +138,16 @@ def test_a_column_a_class_is_present_absent_or_uncertain(table):
     assert [(sample.label, sample.attributes["uncertain"]) for sample in listing.samples] == [("a|c", ""), ("", "b")]
 
 
+def test_columns_of_true_and_false_are_read(table):
+    listing = table("image,p,q,r\nx,True,false,FALSE\ny,False,TRUE,true\n", fields=THREE, **FLAGS)
+    assert [sample.label for sample in listing.samples] == ["a", "b|c"]
+
+
+def test_what_one_row_is_sure_of_is_not_uncertain(table):
+    listing = table("image,p,q,r\nx,1,-1,-1\nx,0,-1,1\ny,0,0,0\ny,-1,0,0\n", fields=THREE, **FLAGS)
+    assert [(sample.label, sample.attributes["uncertain"]) for sample in listing.samples] == [("a|c", "b"), ("", "a")]
+
+
 def test_rows_of_one_picture_join_their_classes(table):
     listing = table("image,label\nx,c\nx,a\ny,b|a\n", fields=THREE)
     assert [sample.label for sample in listing.samples] == ["a|c", "a|b"]

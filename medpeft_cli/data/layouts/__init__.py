@@ -7,7 +7,7 @@ from typing import Any
 
 from medpeft_cli.data.card import Card
 from medpeft_cli.data.forms import ClassFolders, Layout, Table
-from medpeft_cli.data.layouts.files import find_file, walk
+from medpeft_cli.data.layouts.files import find_table, walk
 from medpeft_cli.data.layouts.folders import list_class_folders
 from medpeft_cli.data.layouts.mimic import list_mimic_cxr
 from medpeft_cli.data.layouts.npz import list_npz
@@ -32,9 +32,9 @@ def list_source(card: Card, source: Path) -> Listing:
         DataError: if the source is missing or is not what the card says.
     """
     if not source.exists():
-        raise DataError(
-            f"{source}: no such folder", f"`medpeft prepare {card.name}` says what to download and from where"
-        )
+        guide = f"`medpeft prepare {card.name}` says what to download and from where"
+        hint = guide if card.access != "own" else "give the folder of your files as --source"
+        raise DataError(f"{source}: no such folder", hint)
     if source.is_file() and card.layout.kind != "npz":
         raise DataError(f"{source}: got a file, wanted a folder", "unpack the archive and give its folder as --source")
     source = source.resolve()
@@ -51,6 +51,6 @@ def layout_of(card: Card, source: Path) -> Layout:
 
 def _is_there(layout: Layout, source: Path) -> bool:
     if isinstance(layout, Table):
-        return all(find_file(source, file) for file in (layout.files.values() or [str(layout.file)]))
+        return all(find_table(source, file) for file in (layout.files.values() or [str(layout.file)]))
     folders = [layout.folder, *layout.splits.values()] if isinstance(layout, ClassFolders) else ["files"]
     return any((source / folder).is_dir() for folder in folders)

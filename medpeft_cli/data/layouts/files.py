@@ -3,28 +3,23 @@
 import filecmp
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture, picture_kind
+from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture
 from medpeft_cli.data.forms import Files
 from medpeft_cli.data.layouts.sample import Sample
 from medpeft_cli.errors import DataError
+
+TABLE_ENDING = re.compile(r"\.(csv|tsv|tab)(\.gz)?$")
+SPELLED = (".csv", ".csv.gz", ".tsv", ".tab", "")
 
 
 def read_file(source: Path, sample: Sample) -> Image.Image:
     """Decode the picture of a sample; see `decode_image`."""
     return decode_image(source / sample.file)
-
-
-def kinds_note(source: Path, samples: Iterable[Sample]) -> list[str]:
-    """Return a note on the kinds of picture files where there are several, such as RGBA among grey; opens each header."""
-    kinds = Counter(picture_kind(source / sample.file) for sample in samples)
-    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    return [f"kinds of pictures: {listed}; made grey or RGB as docs/datasets.md says"] if len(kinds) > 1 else []
 
 
 def walk(folder: Path, source: Path) -> Iterator[Path]:
@@ -85,22 +80,24 @@ def group_of(path: Path, layout: Files, default: str) -> str:
     return default
 
 
-def find_file(source: Path, name: str) -> Path | None:
-    """Return a file of the source by its path, or else by its name anywhere below; None where there is none.
+def find_table(source: Path, name: str) -> Path | None:
+    """Return a table of the source by its path, or else by its name anywhere below; None where there is none.
+
+    The same name with another ending of a table is found, too: servers and browsers change it.
 
     Raises:
         DataError: if there are several of that name, or it is a link that leads out of the source.
     """
-    path = source / name
-    if not path.is_file():
-        hits = [found for found in walk(source, source) if found.name == path.name] if source.is_dir() else []
-        for other in hits[1:]:
-            if not filecmp.cmp(hits[0], other, shallow=False):
-                raise DataError(f"{source}: {path.name} may be {hits[0]} or {other}", "write its folder into the card")
-        if not hits:
-            return None
-        path = hits[0]
-    return stay_inside(path, source)
+    stem = TABLE_ENDING.sub("", name)
+    spelled = [source / name, *(source / (stem + ending) for ending in SPELLED if stem != name)]
+    if path := next((path for path in spelled if path.is_file()), None):
+        return stay_inside(path, source)
+    names = {path.name for path in spelled}
+    hits = [found for found in walk(source, source) if found.name in names] if source.is_dir() else []
+    for other in hits[1:]:
+        if not filecmp.cmp(hits[0], other, shallow=False):
+            raise DataError(f"{source}: {name} may be {hits[0]} or {other}", "write its folder into the card")
+    return stay_inside(hits[0], source) if hits else None
 
 
 class PictureIndex:

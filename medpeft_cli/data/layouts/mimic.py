@@ -104,7 +104,8 @@ def mimic_pairs(source: Path, layout: MimicCxr, card: Card) -> Pairs:
             attributes = {"view": view, "study": study, "section": section if text else "", "uncertain": uncertain}
             samples.append(Sample(name, file, present, subject, splits[name], attributes, text))
     if not samples:
-        raise DataError(f"{source}: no picture of the views {', '.join(layout.views)} has a text")
+        found = f"the table has the views {', '.join(sorted(views))}" if views else ""
+        raise DataError(f"{source}: no picture of the views {', '.join(layout.views)} has a text", found)
     notes = [f"{sum(views.values()):,} pictures of other views: {', '.join(sorted(views))}"] if views else []
     notes += reader.notes()
     return Pairs(_limited(samples, layout, card, notes), left_out, notes, reader)

@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 from medpeft_cli.data.card import Card
 from medpeft_cli.data.forms import JOINER, Table
-from medpeft_cli.data.layouts.files import PictureIndex, find_file, group_of, read_file
+from medpeft_cli.data.layouts.files import PictureIndex, find_table, group_of, read_file
 from medpeft_cli.data.layouts.sample import Listing, Sample
 from medpeft_cli.data.splits import join_groups
 from medpeft_cli.data.tables import Row, read_table
@@ -17,7 +17,8 @@ from medpeft_cli.errors import DataError
 from medpeft_cli.registry import nearest
 
 # what a column of `label_columns` may hold
-PRESENT, ABSENT, UNCERTAIN = ("1", "1.0"), ("0", "0.0", ""), ("-1", "-1.0")
+PRESENT, UNCERTAIN = ("1", "1.0", "True", "true", "TRUE"), ("-1", "-1.0")
+ABSENT = ("0", "0.0", "", "False", "false", "FALSE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def labelled_rows(source: Path, layout: Table, card: Card) -> Iterator[Labelled]
     wanted = [layout.image, layout.label, *layout.label_columns, layout.text, own_group, layout.split, layout.address]
     columns = [column for column in (*wanted, *layout.attributes.values()) if column]
     for split, file in (layout.files or {None: layout.file}).items():
-        path = find_file(source, str(file)) or source / str(file)
+        path = find_table(source, str(file)) or source / str(file)
         for row in read_table(path, columns):
             place = f"{path.relative_to(source)}:{row.line}"
             classes, reason, uncertain = _classes(row, place, layout, card)
@@ -140,7 +141,8 @@ def _samples(
         label = JOINER.join(name for name in card.classes if name in present)
         kept = {key: first[column] for key, column in layout.attributes.items()}
         if layout.label_columns and card.task != "classify":
-            kept["uncertain"] = JOINER.join(items[0].uncertain)
+            unsure = {name for item in items for name in item.uncertain} - present
+            kept["uncertain"] = JOINER.join(name for name in card.classes if name in unsure)
         samples.append(Sample(name, file, label, groups[0], splits.pop(), kept, text))
     if repeated:
         notes.append(f"{repeated:,} further rows of {layout.file} name a picture already listed")
@@ -175,7 +177,7 @@ def _of_columns(row: Row, place: str, layout: Table, card: Card) -> tuple[tuple[
         elif value in UNCERTAIN:
             uncertain.append(layout.labels.get(column, column))
         elif value not in ABSENT:
-            raise DataError(f"{place}: {column}: got {value!r}, wanted 1, 0, -1 (uncertain) or nothing")
+            raise DataError(f"{place}: {column}: got {value!r}, wanted 1, 0, true, false, -1 (uncertain) or nothing")
     if card.task == "classify" and len(present) != 1:
         if len(present) > 1:
             raise DataError(
@@ -216,7 +218,7 @@ def _groups(source: Path, layout: Table) -> tuple[dict[str, str], list[str]]:
     """Return picture → group of the further table, and a note where it is missing."""
     if not (layout.group_file and layout.group):
         return {}, []
-    path = find_file(source, layout.group_file)
+    path = find_table(source, layout.group_file)
     if path is None:
         return {}, [f"no {layout.group_file}: pictures of one {layout.group} may be in two splits"]
     rows = read_table(path, [layout.image, layout.group])
