@@ -101,15 +101,15 @@ def _create(spec: Backbone) -> nn.Module:
         raise RecipeError(f"backbone.options: {architecture} does not take them: {error}") from error
     except Exception as error:
         if not pretrained:
-            raise RecipeError(f"backbone.name: {spec.name!r} cannot be built: {_first_line(error)}") from error
+            raise RecipeError(f"backbone.name: {spec.name!r} cannot be built: {first_line(error)}") from error
         raise DataError(
-            f"backbone.name: the pre-trained weights of {spec.name!r} cannot be loaded: {_first_line(error)}",
+            f"backbone.name: the pre-trained weights of {spec.name!r} cannot be loaded: {first_line(error)}",
             "without a network, fetch them once on a machine that has one (same HF_HOME), "
             "or give a local file: --set backbone.weights=FILE.safetensors; `weights: random` trains from scratch",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of an error's text, or its kind if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -132,12 +132,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise DataError(
-            f"{path}: not a readable safetensors file: {_first_line(error)}", "download it again"
-        ) from error
+        raise DataError(f"{path}: not a readable safetensors file: {first_line(error)}", "download it again") from error
     except Exception as error:
         raise DataError(
-            f"{path}: refused: it does not load as plain tensors (weights_only): {_first_line(error)}",
+            f"{path}: refused: it does not load as plain tensors (weights_only): {first_line(error)}",
             "a pickle can run code; convert the weights to .safetensors on a machine where you trust them",
         ) from error
     for key in ("state_dict", "model", "teacher"):
@@ -158,7 +156,7 @@ def _load_local(model: nn.Module, path: Path) -> None:
             tensors = convert(tensors, model) if len(inspect.signature(convert).parameters) > 1 else convert(tensors)
         except (KeyError, RuntimeError, AttributeError) as error:
             raise DataError(
-                f"{path}: weights of another network: no {_first_line(error)}", "check backbone.name"
+                f"{path}: weights of another network: no {first_line(error)}", "check backbone.name"
             ) from error
     classifier = model.pretrained_cfg.get("classifier", "head") if hasattr(model, "pretrained_cfg") else "head"
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
