@@ -308,7 +308,11 @@ def _checkpoint_activations(adapted: Adapted) -> None:
     model = adapted.model
     try:
         # timm's name for it, and diffusers'
-        (model.set_grad_checkpointing if hasattr(model, "set_grad_checkpointing") else model.enable_gradient_checkpointing)()
+        (
+            model.set_grad_checkpointing
+            if hasattr(model, "set_grad_checkpointing")
+            else model.enable_gradient_checkpointing
+        )()
     except (AttributeError, AssertionError) as error:
         raise RecipeError(
             "train.gradient_checkpointing: this backbone does not support it",

@@ -207,10 +207,12 @@ class Pipeline(Strict):
         None, description="files to take where there are several, such as fp16; null = the plain"
     )
     config: str | None = Field(
-        None, description="for a single file: folder or id that has its configurations and tokenizer; null = the published"
+        None,
+        description="for a single file: folder or id that has its configurations and tokenizer; null = the published",
     )
     config: str | None = Field(
-        None, description="for a single file: folder or id that has its configurations and tokenizer; null = the published"
+        None,
+        description="for a single file: folder or id that has its configurations and tokenizer; null = the published",
     )
     size: int | None = Field(
         None,

@@ -162,7 +162,9 @@ def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, st
         train(noisy(), Stopping(share=2), tmp_path / "cut", ema_decay=ema_decay, checkpoint_seconds=0)
     torch.manual_seed(stop + 100)  # whatever ran before
     resumed = noisy()
-    state, best_resumed, _ = train(resumed, ToyTask(share=2), tmp_path / "cut", ema_decay=ema_decay, checkpoint_seconds=0)
+    state, best_resumed, _ = train(
+        resumed, ToyTask(share=2), tmp_path / "cut", ema_decay=ema_decay, checkpoint_seconds=0
+    )
     assert state.history == expected.history
     assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
     assert all(torch.equal(best[name], best_resumed[name]) for name in best)
