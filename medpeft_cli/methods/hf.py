@@ -1,4 +1,4 @@
-"""Methods of HF peft on timm models: which layers, how they are injected, saved and merged. See `tuners.py`."""
+"""Methods of HF peft on timm models and U-Nets: which layers, how they are injected, saved and merged. See `tuners.py`."""
 
 import re
 import warnings
@@ -22,6 +22,8 @@ from medpeft_cli.methods.schedule import Schedule
 from medpeft_cli.methods.tuners import TUNER_OF, Tuner, TunerConfig
 from medpeft_cli.models import sites
 
+PERMUTATION_LIMIT = 4 * 2**30  # bytes of BOFT's matrices, float32
+
 torch.sparse.check_sparse_tensor_invariants.disable()  # torch's default; unless said, it warns (SHiRA, FRoD)
 
 
@@ -36,8 +38,8 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
     targets, unmatched = find_targets(model, family, config, tuner)
     try:
         with warnings.catch_warnings():
-            # BOFT's normal case
-            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor)")
+            # BOFT's normal case, and what merging says of BEFT if it is asked for
+            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor|has no bias term)")
             wrapper = peft.get_peft_model(model, _peft_config(tuner, config, targets))
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise RecipeError(
@@ -83,6 +85,8 @@ def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tune
         )
     if tuner.unit_kernels:
         _refuse_for_oft(tuner, config, {layer: layers[layer] for layer in found})
+    if tuner.permutes:
+        _refuse_huge_permutations(name, [layers[layer] for layer in found])
     if tuner.divides_by_norm:
         _refuse_zero_outputs(name, {layer: layers[layer] for layer in found})
     return found, unmatched
@@ -95,6 +99,16 @@ def _refuse_zero_outputs(name: str, layers: dict[str, nn.Module]) -> None:
             f"method {name!r}: {len(zero)} targets have outputs whose weights are all zero ({zero[0]}, …); "
             "it divides by their norm, and the result is not a number",
             "name other layers with method.targets, or take method lora",
+        )
+
+
+def _refuse_huge_permutations(name: str, layers: list[nn.Module]) -> None:
+    size = sum(4 * layer.weight[0].numel() ** 2 for layer in layers)
+    if size > PERMUTATION_LIMIT:
+        raise RecipeError(
+            f"method {name!r}: HF peft keeps a matrix of (inputs × kernel)² numbers for each layer, here "
+            f"{size / 2**30:.0f} GiB",
+            "leave out method.targets to adapt attention only, or name fewer convolutions",
         )
 
 

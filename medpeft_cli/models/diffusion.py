@@ -1,6 +1,5 @@
 """Load Stable Diffusion 1.x, 2.x or XL: from the hub, a diffusers folder or one safetensors file."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -118,7 +118,6 @@ def test_ia3_scales_the_input_of_the_feed_forward_layer():
     assert block.mlp.fc2.ia3_l.default.shape == (1, 192)
 
 
-@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias")
 def test_beft_cannot_be_merged_where_there_is_no_bias():
     from medpeft_cli.methods.merge import merged_state_dict
 
