@@ -229,13 +229,13 @@ def finetune(
         console.result({"run": str(run_dir), "status": "finished"}, str(run_dir))
         return
     if dry_run:
-        from medpeft_cli.engine.assembly import dry_run as build_and_check
+        from medpeft_cli.engine.tasks import dry_run as build_and_check
 
         console.result(build_and_check(loaded.recipe))
         return
-    from medpeft_cli.engine.classify import run_classification
+    from medpeft_cli.engine.tasks import run_recipe
 
-    run_dir = run_classification(loaded, results, _command_line(), evaluate=evaluate)
+    run_dir = run_recipe(loaded, results, _command_line(), evaluate=evaluate)
     console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
 
 
@@ -254,7 +254,7 @@ def evaluate(
 
     The model is asked once; later calls compute the metrics again from predictions.csv.
     """
-    from medpeft_cli.engine.classify import evaluate_run
+    from medpeft_cli.engine.tasks import evaluate_run
     from medpeft_cli.report.run_table import print_run
 
     changes = {"bootstrap": bootstrap, "confidence": confidence}

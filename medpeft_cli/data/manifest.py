@@ -35,6 +35,7 @@ class Manifest:
         offsets: int64 (N,), first byte in the pieces of images/, laid end to end.
         sha256: hash of ids, labels, texts, splits, groups, ranks and pixels.
         info: dataset.json.
+        pixels: N hashes of the pictures: 128 bits over shape and pixels as stored.
         texts: N reports or captions, or None where the dataset has none.
         multilabels: uint8 (N, K), 1 = the picture has the class; None where each picture has one.
     """
@@ -52,6 +53,7 @@ class Manifest:
     offsets: np.ndarray
     sha256: str
     info: dict
+    pixels: list[str]
     texts: list[str] | None = None
     multilabels: np.ndarray | None = None
 
@@ -88,8 +90,11 @@ class Manifest:
         return train[ranks <= wanted[place]]
 
     def counts(self, split: str) -> dict[str, int]:
-        """Return class → pictures in one split."""
-        counted = np.bincount(self.labels[self.splits == split], minlength=len(self.classes))
+        """Return class → pictures in one split; a picture of several classes counts in each."""
+        if self.multilabels is not None:
+            counted = self.multilabels[self.splits == split].sum(axis=0, dtype=np.int64)
+            return dict(zip(self.classes, counted.tolist(), strict=True))
+        counted = np.bincount(self.labels[(self.splits == split) & (self.labels >= 0)], minlength=len(self.classes))
         return dict(zip(self.classes, counted.tolist(), strict=True))
 
 
@@ -186,6 +191,7 @@ def manifest_of(root: Path, card: Card, columns: Mapping[str, Sequence[str]], in
         offsets=_numbers(columns["offset"]),
         sha256=info["sha256"],
         info=info,
+        pixels=list(columns["pixels"]),
         texts=list(columns["text"]) if "text" in columns else None,
         multilabels=multilabels,
     )
