@@ -48,7 +48,10 @@ Demo = Annotated[
     bool, typer.Option("--demo", help="Synthetic data and a bundled backbone instead: no download, no GPU.")
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's local weights are now, if moved.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="Where the backbone's local weights, or the pipeline, are now, if moved."
+    ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
 
@@ -311,22 +314,27 @@ def report(
 @app.command(
     epilog=_examples(
         "medpeft export results/isic_lora/RUN --merged isic_lora.safetensors",
-        "medpeft export results/isic_bias/RUN --merged weights/isic_bias.safetensors",
+        "medpeft export results/mimic_bias/RUN --merged pipelines/mimic_bias",
     )
 )
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
-    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="The .safetensors file to write.")],
+    merged: Annotated[
+        Path,
+        typer.Option(
+            "--merged", metavar="PATH", help="The .safetensors file, or for text-to-image the new folder, to write."
+        ),
+    ],
     weights: Weights = None,
 ) -> None:
-    """Fold the adapter into the backbone: plain timm weights.
+    """Fold the adapter into the pre-trained weights: plain timm weights, or a plain diffusers pipeline.
 
     Refused, with the reason, where the method is no change of the weights.
     """
     from medpeft_cli.engine.export import export_merged
 
     export_merged(run, merged, weights)
-    console.result({"file": str(merged)}, str(merged))
+    console.result({"merged": str(merged)}, str(merged))
 
 
 @app.command(epilog=_examples("medpeft validate recipes/*.yaml", "medpeft validate my.yaml --set train.lr=1e-3"))
