@@ -70,6 +70,8 @@ def _write_pipeline(restored: RestoredPipeline, record: Record, folder: Path) ->
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
         raise unwritable(folder, error) from error
+    for part in (tuned.unet, tuned.vae):
+        part.register_to_config(_name_or_path=tuned.title)  # not the folder it came from
     try:
         pipeline_of(tuned).save_pretrained(temporary)
         for tokenizer, name in zip(tuned.tokenizers, ("tokenizer", "tokenizer_2"), strict=False):

@@ -1,9 +1,9 @@
 """The README.md beside an exported model: what it is, its numbers and their protocol, how to use it, its recipe."""
 
 import json
+from pathlib import Path
 from typing import Any
 
-from medpeft_cli import __version__
 from medpeft_cli.recipe.source import dump_values
 from medpeft_cli.report.text import DEMO, clean, markdown
 from medpeft_cli.runs.record import Record
@@ -16,21 +16,21 @@ def model_card(record: Record, pipeline: str, size: int) -> str:
 
     Args:
         record: of the run.
-        pipeline: hub id, path or bundled name of the pipeline that was tuned.
+        pipeline: hub id, absolute path or bundled name of the pipeline that was tuned.
         size: side of the pictures it was tuned on, pixels.
     """
     data, recipe = record.data, record.data["recipe"]
-    base = clean(pipeline, LINE)
+    base = clean(_without_folder(pipeline), LINE)
     method = clean(data.get("method_title") or recipe["method"]["name"])
     dataset = clean(data.get("card", {}).get("title") or recipe["data"]["card"])
     head = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["medpeft", recipe["method"]["name"]]}
-    if base.count("/") == 1 and not base.startswith((".", "/")):
+    if "/" in base:
         head["base_model"] = base
     sections = [
         f"---\n{dump_values(head)}---",
-        f"# {markdown(base.rstrip('/').rpartition('/')[2])} · {markdown(method)} · {markdown(dataset)}",
-        "A Stable Diffusion pipeline of diffusers whose U-Net was tuned, and the tuning folded into its weights, by "
-        f"medpeft {__version__}. Its pictures are synthetic: not for diagnosis.",
+        f"# {markdown(base.rpartition('/')[2])} · {markdown(method)} · {markdown(dataset)}",
+        "A Stable Diffusion pipeline of diffusers whose U-Net was tuned by medpeft, and the tuning folded into its "
+        "weights. Its pictures are synthetic: not for diagnosis.",
         f"**{DEMO}**" if record.data["demo"] else "",
         _rows(_facts(record, base, method, dataset, size), ("", "")),
         "## Numbers",
@@ -48,7 +48,8 @@ def _facts(record: Record, base: str, method: str, dataset: str, size: int) -> l
     data, recipe = record.data, record.data["recipe"]
     counts, selection, timing = (data.get(name, {}) for name in ("parameters", "selection", "timing"))
     images = data.get("data", {}).get("train_images")
-    settings = [f"{name} {value}" for name, value in recipe["method"].items() if name != "name"]
+    versions = data.get("environment", {}).get("versions", {})
+    settings = [f"{name} {value}" for name, value in recipe["method"].items() if name != "name" and value is not None]
     rows = [
         ("Tuned from", base),
         ("Its U-Net, SHA-256", data.get("weights", {}).get("sha256", "")),
@@ -58,6 +59,7 @@ def _facts(record: Record, base: str, method: str, dataset: str, size: int) -> l
         ("Trained", f"{counts['method']:,} of {counts['total']:,} parameters of the U-Net" if counts else ""),
         ("Steps", f"{recipe['train']['steps']:,}, weights of step {selection.get('step', recipe['train']['steps']):,}"),
         ("Training time", f"{timing['train_seconds']:,.0f} s" if "train_seconds" in timing else ""),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("Run", f"{data['id']} (seed {recipe['seed']})"),
     ]
     return [(name, clean(value, LINE)) for name, value in rows if value]
@@ -94,7 +96,14 @@ picture = pipe(
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe less what says where it ran: folders, device, workers."""
     kept = {name: value for name, value in recipe.items() if name not in ("device", "workers")}
-    return kept | {"data": {name: value for name, value in recipe["data"].items() if name != "root"}}
+    kept["data"] = {name: value for name, value in recipe["data"].items() if name != "root"}
+    kept["pipeline"] = {name: _without_folder(value) for name, value in recipe["pipeline"].items()}
+    return kept
+
+
+def _without_folder(name: Any) -> Any:
+    """Return the last part of a path on this machine; anything else as it is."""
+    return Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name
 
 
 def _rows(rows: list[tuple[str, ...]], heads: tuple[str, ...]) -> str:
