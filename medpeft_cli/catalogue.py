@@ -88,7 +88,7 @@ def recipe_rows(folder: Path) -> list[dict[str, Any]]:
         rows.append({
             "recipe": str(path),
             "dataset": recipe.data.card,
-            "backbone": recipe.backbone.name,
+            "backbone": recipe.pretrained_name,
             "method": recipe.method.name,
         })  # fmt: skip
     return rows

@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from medpeft_cli.methods.method import Family
 from medpeft_cli.models.backbones import build_backbone
 from medpeft_cli.recipe.schema import ClassifyRecipe, Recipe
 from medpeft_cli.runs.environment import describe_device, describe_environment
-
 
 CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
     "classify": ("classify", "one class an image", "give a card whose label column names one class"),

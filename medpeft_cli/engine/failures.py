@@ -8,7 +8,6 @@ import torch
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import Recipe
 
-
 SIZES = (("train", "micro_batch_size"), ("evaluate", "batch_size"), ("sample", "batch_size"))  # what takes memory
 
 

@@ -210,10 +210,6 @@ class Pipeline(Strict):
         None,
         description="for a single file: folder or id that has its configurations and tokenizer; null = the published",
     )
-    config: str | None = Field(
-        None,
-        description="for a single file: folder or id that has its configurations and tokenizer; null = the published",
-    )
     size: int | None = Field(
         None,
         ge=16,
