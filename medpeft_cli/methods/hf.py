@@ -19,6 +19,7 @@ from medpeft_cli.methods.adalora import RankSchedule
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected, trained_names
 from medpeft_cli.methods.schedule import Schedule
+from medpeft_cli.methods.state import LORA_FILE
 from medpeft_cli.methods.tuners import TUNER_OF, Tuner, TunerConfig
 from medpeft_cli.models import sites
 
@@ -138,11 +139,30 @@ def adapter_tensors(adapted: Adapted) -> dict[str, Tensor]:
 def config_text(adapted: Adapted, backbone: str) -> str:
     """Return adapter_config.json as peft writes it, with the classifier as a module to save."""
     config = deepcopy(adapted.injected.peft.peft_config["default"])
-    config.modules_to_save = sorted({name.rpartition(".")[0] for name in adapted.head_names})
+    config.modules_to_save = sorted({name.rpartition(".")[0] for name in adapted.head_names}) or None
     config.base_model_name_or_path, config.inference_mode = backbone, True
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         return Path(folder, "adapter_config.json").read_text()
+
+
+def lora_file(adapted: Adapted) -> bytes | None:
+    """Return what diffusers' `load_lora_weights` reads, for a U-Net; None if it does not know the method.
+
+    It knows increments of the weights as they are: LoRA, rsLoRA, DoRA, not PiSSA and OLoRA, which change the weights.
+    """
+    config = adapted.injected.peft.peft_config["default"]
+    if config.peft_type != "LORA" or config.init_lora_weights is not True:
+        return None
+    from diffusers import StableDiffusionPipeline
+
+    layers = {name.removeprefix("base_model.model."): tensor for name, tensor in adapter_tensors(adapted).items()}
+    facts = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    with TemporaryDirectory() as folder:
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers=layers, unet_lora_adapter_metadata=facts, weight_name=LORA_FILE
+        )
+        return Path(folder, LORA_FILE).read_bytes()
 
 
 def merge(wrapper: "peft.PeftModel", name: str) -> nn.Module:
