@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 list_app = typer.Typer(
-    help="Show what there is: methods, datasets, backbones, recipes.",
+    help="Show what there is: methods, datasets, backbones, recipes, encoders.",
     epilog=_examples("medpeft list methods", "medpeft list backbones convnext --json"),
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -239,9 +239,18 @@ def finetune(
     console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
 
 
-@app.command(epilog=_examples("medpeft evaluate results/isic_ssf/*", "medpeft evaluate results/isic_ssf/RUN --json"))
+@app.command(
+    epilog=_examples(
+        "medpeft evaluate results/isic_ssf/*",
+        "medpeft evaluate results/isic_ssf/RUN --json",
+        "medpeft evaluate --real data/test --generated out/shard1 --generated out/shard2 --encoder xrv-densenet121 \\\n"
+        "      --encoder-weights xrv.pt --clip hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+    )
+)
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")
+    ] = None,
     bootstrap: Annotated[
         int | None, typer.Option("--bootstrap", metavar="N", help="Resamples behind each interval; 0 = none.", min=0)
     ] = None,
@@ -249,15 +258,73 @@ def evaluate(
         float | None, typer.Option("--confidence", metavar="FRACTION", help="Coverage of each interval, 0–1.")
     ] = None,
     weights: Weights = None,
+    real: Annotated[
+        Path | None, typer.Option("--real", metavar="DIR", help="Compare folders instead of runs: the real pictures.")
+    ] = None,
+    generated: Annotated[
+        list[Path] | None,
+        typer.Option("--generated", metavar="DIR", help="The generated pictures. Repeatable: shards count as one set."),
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option("--train", metavar="DIR", help="The pictures that were trained on: how near are generated ones?"),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", metavar="NAME", help="Feature network (`medpeft list encoders`). Default: inception."
+        ),
+    ] = None,
+    encoder_weights: Annotated[
+        Path | None, typer.Option("--encoder-weights", metavar="FILE", help="Its weights, where they are in a file.")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            "--clip", metavar="NAME", help="open_clip model for the CLIP score: NAME@TAG, hf-hub:…, local-dir:…."
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="CSV with columns file, prompt. Default: images.jsonl of --generated."
+        ),
+    ] = None,
 ) -> None:
-    """Score the test split of trained runs.
+    """Score the test split of trained runs, or compare generated with real pictures.
 
-    The model is asked once; later calls compute the metrics again from predictions.csv.
+    Of a run the model is asked once; later calls compute the metrics again from predictions.csv. Of pictures: FID, KID,
+    precision, recall, density, coverage, MS-SSIM, with --clip the CLIP score, with --train the distance to training pictures.
     """
+    folders = {"--real": real, "--generated": generated}
+    if any(folders.values()):
+        if runs or weights or not all(folders.values()):
+            missing = [name for name, value in folders.items() if not value]
+            raise RecipeError(
+                f"evaluate: {missing[0]} is missing"
+                if missing
+                else "evaluate: RUN and --weights do not go with --real",
+                "either RUN…, or --real DIR --generated DIR",
+            )
+        _evaluate_folders(
+            real, generated, train, prompts, encoder or "inception", encoder_weights, clip,
+            1000 if bootstrap is None else bootstrap, 0.95 if confidence is None else confidence,
+        )  # fmt: skip
+        return
+    if not runs:
+        raise RecipeError("evaluate: nothing to score", "RUN…, or --real DIR --generated DIR")
+    if given := [name for name, value in {"--train": train, "--prompts": prompts}.items() if value]:
+        raise RecipeError(f"evaluate: {given[0]} goes with --real and --generated only")
     from medpeft_cli.engine.tasks import evaluate_run
     from medpeft_cli.report.run_table import print_run
 
-    changes = {"bootstrap": bootstrap, "confidence": confidence}
+    changes = {
+        "bootstrap": bootstrap,
+        "confidence": confidence,
+        "encoder": encoder,
+        "encoder_weights": None if encoder_weights is None else str(encoder_weights),
+        "clip": clip,
+    }
     changes = {field: value for field, value in changes.items() if value is not None}
     records, problems = [], []
     for run in runs:
@@ -274,6 +341,44 @@ def evaluate(
             print_run(record.data)
     if problems:
         raise typer.Exit(problems[0].exit_code)
+
+
+def _evaluate_folders(
+    real: Path,
+    generated: list[Path],
+    train: Path | None,
+    prompts: Path | None,
+    encoder: str,
+    encoder_weights: Path | None,
+    clip: str | None,
+    bootstrap: int,
+    confidence: float,
+) -> None:
+    if not 0 < confidence < 1:
+        raise RecipeError(f"--confidence: got {confidence:g}, wanted a fraction between 0 and 1")
+    from medpeft_cli.engine.assembly import pick_device
+    from medpeft_cli.engine.compare import compare
+    from medpeft_cli.metrics.alignment import load_clip
+    from medpeft_cli.metrics.encoders import load_encoder
+    from medpeft_cli.metrics.features import default_cache
+    from medpeft_cli.metrics.pictures import folder_pictures
+    from medpeft_cli.report.run_table import print_scores
+
+    device = pick_device("auto")
+    scores = compare(
+        folder_pictures([real]),
+        folder_pictures(generated, prompts),
+        encoder=load_encoder(encoder, device, encoder_weights),
+        clip=load_clip(clip, device) if clip else None,
+        train=folder_pictures([train]) if train else None,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        cache=default_cache(),
+    )
+    if console.json:
+        console.result(scores)
+    else:
+        print_scores(scores)
 
 
 @app.command(
@@ -385,6 +490,14 @@ def list_backbones(
     from medpeft_cli.catalogue import backbone_rows
 
     console.table(backbone_rows(text), ["name", "family", "note"])
+
+
+@list_app.command("encoders", epilog=_examples("medpeft list encoders", "medpeft list encoders --json"))
+def list_encoders() -> None:
+    """Feature networks for FID and its kin: what each is, where its weights come from."""
+    from medpeft_cli.catalogue import encoder_rows
+
+    console.table(encoder_rows(), ["name", "network", "weights"])
 
 
 @list_app.command("recipes", epilog=_examples("medpeft list recipes", "medpeft list recipes recipes/extra"))

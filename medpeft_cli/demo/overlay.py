@@ -65,7 +65,7 @@ def _generate(recipe: dict[str, Any]) -> dict[str, Any]:
             "validate_steps": 100,
         },
         "sample": {"prompts": 120, "count": 1, "steps": 20, "batch_size": 20},
-        "evaluate": {"encoder": "demo", "clip": "demo_clip", "bootstrap": 200},
+        "evaluate": {"encoder": "demo", "encoder_weights": None, "clip": "demo", "bootstrap": 200},
         "demo": True,
     }
 

@@ -263,6 +263,7 @@ class EvaluateImages(Evaluate):
     encoder: str = Field(
         "inception", min_length=1, description="feature network of FID and its kin (`medpeft list encoders`)"
     )
+    encoder_weights: str | None = Field(None, description="file of its weights, where they are in one")
     clip: str | None = Field(None, description="open_clip model of the CLIP score; null = no CLIP score")
     nearest: bool = Field(
         True, description="distance to the nearest training picture (memorisation); reads all training pictures once"

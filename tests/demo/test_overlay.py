@@ -73,7 +73,7 @@ def test_a_pipeline_becomes_the_bundled_one():
     assert loaded.pipeline.name == "demo_sd" and loaded.pipeline.size is None
     assert loaded.data.root == Path("data/demo/mimic_cxr")
     assert (loaded.train.steps, loaded.train.precision) == (5, "float32")
-    assert (loaded.evaluate.encoder, loaded.evaluate.clip) == ("demo", "demo_clip")
+    assert (loaded.evaluate.encoder, loaded.evaluate.clip) == ("demo", "demo")
 
 
 def test_what_the_user_sets_wins_over_the_demo():
