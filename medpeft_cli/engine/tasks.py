@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_cli.engine.run import trained_run
+from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.schema import Recipe
 from medpeft_cli.runs.record import Record
@@ -43,10 +44,13 @@ def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> 
         changes: fields of the recipe's `evaluate` to use instead, such as bootstrap=5000.
 
     Raises:
+        RecipeError: if a field is none of the task's.
         DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
     """
     with trained_run(run_dir) as record:
         recipe = record.recipe
+        if strange := sorted(changes.keys() - type(recipe.evaluate).model_fields.keys()):
+            raise RecipeError(f"evaluate: {strange[0]} is not for runs of task {recipe.task}")
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
         import_module(LINES[recipe.task][0]).score_test(record, recipe, weights)
     return record

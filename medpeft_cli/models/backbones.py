@@ -54,6 +54,23 @@ def build_backbone(spec: Backbone, num_classes: int, seed: int) -> Built:
         DataError: if the weights are missing, damaged, unsafe or of another network.
     """
     torch.manual_seed(seed_of(seed, "backbone"))
+    model = build_trunk(spec)
+    sha256 = state_sha256(model)
+    model.reset_classifier(num_classes)
+    _initialise_head(model, seed)
+    return Built(model, sites.family_of(model), input_spec(model, spec), spec.name.split("/")[-1], spec.weights, sha256)
+
+
+def build_trunk(spec: Backbone) -> nn.Module:
+    """Build a bundled or timm network without a classifier, with the weights that the recipe names.
+
+    Args:
+        spec: name, weights and options, as in the recipe.
+
+    Raises:
+        RecipeError: for an unknown name or options that the network does not take.
+        DataError: if the weights are missing, damaged, unsafe or of another network.
+    """
     if spec.name in NETWORKS:
         model = NETWORKS[spec.name](num_classes=0, **spec.options)
         if spec.weights == "pretrained":
@@ -61,11 +78,8 @@ def build_backbone(spec: Backbone, num_classes: int, seed: int) -> Built:
     else:
         model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
-        _load_local(model, Path(spec.weights))
-    sha256 = state_sha256(model)
-    model.reset_classifier(num_classes)
-    _initialise_head(model, seed)
-    return Built(model, sites.family_of(model), _input(model, spec), spec.name.split("/")[-1], spec.weights, sha256)
+        load_local(model, Path(spec.weights))
+    return model
 
 
 def state_sha256(model: nn.Module) -> str:
@@ -146,7 +160,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module.").removeprefix("_orig_mod."): value for name, value in content.items()}
 
 
-def _load_local(model: nn.Module, path: Path) -> None:
+def load_local(model: nn.Module, path: Path) -> None:
     """Load a local file into a headless model; every tensor of the backbone must be in it."""
     tensors = read_weights(path)
     # timm keeps each architecture's conversion from foreign checkpoints beside the model class
@@ -187,7 +201,7 @@ def _initialise_head(model: nn.Module, seed: int) -> None:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * HEAD_INIT_STD)
 
 
-def _input(model: nn.Module, spec: Backbone) -> InputSpec:
+def input_spec(model: nn.Module, spec: Backbone) -> InputSpec:
     """Return the data configuration of the weights, with the recipe's overrides."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
     own = spec.input

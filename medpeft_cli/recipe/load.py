@@ -25,6 +25,7 @@ from medpeft_cli.recipe.source import (
 )
 from medpeft_cli.registry import unknown_hint
 
+FAMILIES = {"classify": {"cnn", "vit"}, "generate": {"unet"}}
 HINT = "docs/recipes.md explains every field; `medpeft list methods` shows the methods"
 
 
@@ -196,6 +197,9 @@ def _resolve(document: Document) -> Recipe:
         if name in METHODS:
             parameters = {field: value for field, value in choice.items() if field != "name"}
             config = check(METHODS[name].config, parameters, document, ("method",))
+            if kind and not FAMILIES[document.values["task"]] & METHODS[name].titles.keys():
+                text = f"{name!r} is not for task {document.values['task']}, it is for {' and '.join(METHODS[name].titles)}"
+                document.problems.append(Problem(place_of(("method", "name"), document), "method.name", text))
         else:
             reason = f"refused: {REFUSED[name]}" if name in REFUSED else unknown_hint(name, METHODS)
             text = f"unknown PEFT method, got {name!r}, {reason}"
