@@ -1,4 +1,4 @@
-"""SV-Diff: shift the singular values of every weight (Han et al. 2023, arXiv:2303.11305, eq. 2)."""
+"""SV-Diff: shift the singular values of every weight (Han et al. 2023, arXiv:2303.11305)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ NAME = "svdiff"
 
 
 class SpectralShift(nn.Module):
-    """W' = U · diag(relu(σ + δ)) · Vᵀ of a weight W = U · diag(σ) · Vᵀ; δ is trained (Han et al. 2023, eq. 2).
+    """W' = U · diag(relu(σ + δ)) · Vᵀ of a weight W = U · diag(σ) · Vᵀ; δ is trained (Han et al. 2023).
 
     Computed as W + U · diag(relu(σ + δ) − σ) · Vᵀ: what the decomposition rounds away is not lost, and δ = 0 is exactly
     the identity. U, σ (descending) and V are computed again from the weight, in float64, wherever the adapter is
