@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medpeft_cli import compat  # noqa: F401  (before timm, open_clip and transformers)
 from medpeft_cli.data.decode import FILTERS
 from medpeft_cli.errors import DataError, MedpeftError, RecipeError
-from medpeft_cli.models.backbones import build_trunk, first_line, input_spec, load_local, read_weights, state_sha256
+from medpeft_cli.models.backbones import build_trunk, first_line, input_spec, read_weights, state_sha256
 from medpeft_cli.recipe.schema import Backbone, Input
 from medpeft_cli.registry import unknown_hint
 
@@ -307,22 +307,8 @@ def _hf(name: str, weights: Path | None) -> dict[str, Any]:
 
 
 def _demo(_: str, weights: Path | None) -> dict[str, Any]:
-    from medpeft_cli.demo.networks import DEMO_INPUT, demo_encoder, load_bundled
-
-    network = demo_encoder()
-    if weights is None:
-        load_bundled(network, "demo_encoder")
-    else:
-        load_local(network, weights)
-    read = getattr(network, "pretrained_cfg", DEMO_INPUT)
-    source = "bundled" if weights is None else str(weights)
-    return {
-        "network": network,
-        "size": read["input_size"][-1],
-        "mean": read["mean"],
-        "std": read["std"],
-        "weights": source,
-    }
+    """Return the bundled residual CNN (416), which was trained on other synthetic pictures than the twins."""
+    return _timm("demo_resnet", weights) | {"weights": str(weights or "bundled")}
 
 
 NAMES = {
