@@ -53,7 +53,9 @@ def make_pictures(folder: Path, count: int, pixels: int, seed: int) -> None:
         rng = np.random.default_rng([seed, number])
         coarse = Image.fromarray(rng.integers(40, 200, (8, 8), dtype=np.uint8)).resize((pixels, pixels), Image.BICUBIC)
         noisy = np.asarray(coarse, np.int16) + rng.integers(-6, 7, (pixels, pixels), dtype=np.int16)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert("RGB").save(folder / f"{number:06}.png")
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert("RGB").save(
+            folder / f"{number:06}.png", compress_level=1
+        )
 
 
 def main() -> None:

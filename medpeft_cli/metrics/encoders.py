@@ -155,7 +155,9 @@ def load_encoder(name: str, device: torch.device, weights: Path | None = None) -
     network = settings.pop("network").eval().requires_grad_(False)
     sha256 = state_sha256(network)
     settings = {"weights": str(weights) if weights else "pretrained"} | settings
-    return Encoder(name, network.to(device), sha256=sha256, device=device, **settings)
+    # on a CPU, twice as fast for convolutions
+    network = network.to(device, memory_format=torch.channels_last)
+    return Encoder(name, network, sha256=sha256, device=device, **settings)
 
 
 def _inception(_: str, weights: Path | None) -> dict[str, Any]:
