@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from medpeft_cli import compat  # noqa: F401  (before torchmetrics)
-from medpeft_cli.metrics.encoders import centre_square, clean_resize
 from medpeft_cli.metrics.pictures import Pictures, ahead
+from medpeft_cli.metrics.resize import centre_square, clean_resize
 
 SIZE = 176  # pixels; five scales of an 11-pixel window need more than 160
 PAIRS = 100  # at most

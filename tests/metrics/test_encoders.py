@@ -15,9 +15,10 @@ from medpeft_cli import compat  # noqa: F401
 import timm
 
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.metrics.encoders import clean_resize, load_encoder
+from medpeft_cli.metrics.encoders import load_encoder
 from medpeft_cli.metrics.features import features_of
 from medpeft_cli.metrics.pictures import folder_pictures
+from medpeft_cli.metrics.resize import clean_resize
 from tests.metrics.pictures_on_disk import write_pictures
 
 CPU = torch.device("cpu")
