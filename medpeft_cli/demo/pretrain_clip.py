@@ -26,12 +26,13 @@ from torchvision.transforms.functional import gaussian_blur
 from transformers import CLIPTokenizer
 
 DEMO_CLIP = WEIGHTS / "demo_clip"
+TEXT_LENGTH = 40  # tokens; a report of the twin has at most 16
 PEAK_RATE = 1e-3
 SHIFT = 3  # pixels
 
 
 def train_clip(
-    folder: Path, tokenizer: CLIPTokenizer, steps: int, pictures: int, batch_size: int = 128, seed: int = 0
+    folder: Path, tokenizer: CLIPTokenizer, steps: int, pictures: int, batch_size: int = 96, seed: int = 0
 ) -> None:
     """Train the judge by CLIP's contrast of pictures and texts, and write it; equal texts count as one.
 
@@ -46,7 +47,7 @@ def train_clip(
     torch.manual_seed(seed)
     images, texts = make_pairs(pictures, seed)
     images = torch.from_numpy(images)
-    ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(texts, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
     same = torch.from_numpy(np.unique(texts, return_inverse=True)[1])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -88,7 +89,7 @@ def configuration(vocabulary: int) -> dict:
             "embed_dim": 64,
             "vision_cfg": {"image_size": DEMO_SIZE, "layers": [1, 1, 1, 1], "width": 16},
             "text_cfg": {
-                "context_length": pipeline.TEXT_LENGTH,
+                "context_length": TEXT_LENGTH,
                 "vocab_size": vocabulary,
                 "width": 64,
                 "heads": 4,
@@ -152,8 +153,8 @@ def _spoil(images: Tensor) -> Tensor:
 def main() -> None:
     """Train the judge and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--pictures", type=int, default=30000)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--pictures", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--tokenizer", type=Path, default=pipeline.DEMO_SD / "tokenizer")
     parser.add_argument("--output", type=Path, default=DEMO_CLIP)

@@ -41,7 +41,7 @@ def train_vae(steps: int, pictures: int, checkpoint: Path, batch_size: int = 16,
         seed: of pictures, weights and order.
 
     Returns:
-        The VAE in eval mode; its scaling factor makes latents of unit variance.
+        The VAE in eval mode; its scaling factor, that of Stable Diffusion, makes latents of unit variance.
     """
     torch.manual_seed(seed)
     images = torch.from_numpy(scenes.make_scenes(pictures, seed)[0])
@@ -58,9 +58,29 @@ def train_vae(steps: int, pictures: int, checkpoint: Path, batch_size: int = 16,
         _update(loss, [vae], optimiser, schedule)
         if step % 200 == 199 or step == steps - 1:
             print(f"vae step {step + 1}/{steps} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
-            vae.register_to_config(scaling_factor=round(1 / float(_latents(vae, images[:1000])[0].std()), 5))
-            copy.deepcopy(vae).half().save_pretrained(checkpoint)
-    return vae.eval()
+            standardise(copy.deepcopy(vae), images[:1000]).half().save_pretrained(checkpoint)
+    return standardise(vae, images[:1000]).eval()
+
+
+@torch.no_grad()
+def standardise(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+    """Give each channel of the latents mean 0 and the deviation that Stable Diffusion's scaling factor expects, in place.
+
+    Channels of the VAE as trained differ sevenfold; the noise would drown the small ones. What it draws stays the same.
+
+    Args:
+        vae: changed in its two 1 × 1 convolutions beside the latents.
+        images: uint8 (N, 64, 64) to measure the latents on.
+    """
+    latents = _latents(vae, images)[0]
+    mean, factor = latents.mean((0, 2, 3)), 1 / (vae.config.scaling_factor * latents.std((0, 2, 3)))
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[: len(mean)] *= factor[:, None, None, None]
+    before.bias[: len(mean)] = (before.bias[: len(mean)] - mean) * factor
+    before.bias[len(mean) :] += 2 * factor.log()  # log variances
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight /= factor[:, None, None]
+    return vae
 
 
 def train_unet(
@@ -93,7 +113,9 @@ def train_unet(
     average = EMAModel(
         [p for module in trained for p in module.parameters()], EMA_DECAY, use_ema_warmup=True, power=0.8
     )
-    bundle = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, False)
+    bundle = StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
     start, total = time.monotonic(), 0.0
     for step in range(steps):
         chosen = torch.randint(pictures, (batch_size,))
@@ -191,7 +213,7 @@ def main() -> None:
         train_vae(options.steps or 1500, options.pictures or 24000, options.output / "vae", seed=options.seed)
     else:
         vae = AutoencoderKL.from_pretrained(options.output / "vae", torch_dtype=torch.float32)
-        train_unet(vae, options.steps or 7000, options.pictures or 48000, options.output, seed=options.seed)
+        train_unet(vae, options.steps or 4000, options.pictures or 24000, options.output, seed=options.seed)
 
 
 if __name__ == "__main__":
