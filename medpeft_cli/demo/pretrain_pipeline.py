@@ -23,6 +23,8 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 PEAK_RATE = {"vae": 2e-3, "unet": 1e-3}
+STEPS = {"vae": 1500, "unet": 3400}
+PICTURES = 24_000
 KL_WEIGHT = 1e-4  # per latent, beside mean absolute differences of pixels in -1–1 and of their gradients
 PROMPTS_DROPPED = 0.1
 REPORTS_A_STEP = 8  # read for their words alone
@@ -205,15 +207,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["vae", "unet"])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=pipeline.DEMO_SD)
     options = parser.parse_args()
+    steps = options.steps or STEPS[options.part]
     if options.part == "vae":
-        train_vae(options.steps or 1500, options.pictures or 24000, options.output / "vae", seed=options.seed)
+        train_vae(steps, options.pictures, options.output / "vae", seed=options.seed)
     else:
         vae = AutoencoderKL.from_pretrained(options.output / "vae", torch_dtype=torch.float32)
-        train_unet(vae, options.steps or 4000, options.pictures or 24000, options.output, seed=options.seed)
+        train_unet(vae, steps, options.pictures, options.output, seed=options.seed)
 
 
 if __name__ == "__main__":
