@@ -18,6 +18,7 @@ from medpeft_cli.demo import pipeline, radiographs, scenes, twins
 # isort: split
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
@@ -215,7 +216,8 @@ def main() -> None:
     if options.part == "vae":
         train_vae(steps, options.pictures, options.output / "vae", seed=options.seed)
     else:
-        vae = AutoencoderKL.from_pretrained(options.output / "vae", torch_dtype=torch.float32)
+        vae = pipeline.demo_vae().eval()
+        vae.load_state_dict(load_file(options.output / "vae/diffusion_pytorch_model.safetensors"))
         train_unet(vae, steps, options.pictures, options.output, seed=options.seed)
 
 
