@@ -5,6 +5,8 @@ Captions name shape, number, size, side, height and tone, in the order of a repo
 the captions that the real model has read. No radiograph takes part.
 """
 
+import re
+
 import numpy as np
 from numpy.random import Generator
 
@@ -62,7 +64,7 @@ def draw_scene(rng: Generator) -> tuple[Array, str]:
         picture, sentence = thing(rng, picture)
         if words.random() < MEDICAL_SHARE:
             for shape, term in MEDICAL:
-                sentence = sentence.replace(shape, term)
+                sentence = re.sub(f"{shape}$", term, sentence)  # two of them keep their plain name
         told.append(sentence)
     picture = picture * rng.uniform(0.9, 1.1) + 0.02 * smooth(rng, rng.uniform(2, 6))
     picture += rng.normal(0, rng.uniform(0, 0.012), picture.shape)
