@@ -18,7 +18,7 @@ data: {{card: {folder}/shapes.yaml, root: {folder}/data}}
 pipeline: {{name: {folder}/{pipeline}}}
 method: {{name: {method}}}
 train: {{steps: 6, batch_size: 4, micro_batch_size: 4, lr: 1e-3, validate_steps: 3}}
-sample: {{prompts: 5, steps: 3, count: 2, batch_size: 4}}
+sample: {{prompts: 6, steps: 3, count: 2, batch_size: 4}}
 evaluate: {{bootstrap: 10}}
 device: cpu
 """

@@ -153,6 +153,10 @@ def test_the_prediction_is_the_unets(task_of):
 def test_pictures_are_chosen_evenly_and_an_empty_split_is_an_error(assembly_of):
     manifest = assembly_of().manifest
     assert evenly(np.arange(10), 4, manifest, "val").tolist() == [0, 2, 5, 7]
-    assert evenly(np.arange(3), 4, manifest, "val").tolist() == [0, 1, 2] == evenly(np.arange(3), None, manifest, "v").tolist()
+    assert (
+        evenly(np.arange(3), 4, manifest, "val").tolist()
+        == [0, 1, 2]
+        == evenly(np.arange(3), None, manifest, "v").tolist()
+    )
     with pytest.raises(DataError, match="no picture is in split val"):
         evenly(np.arange(0), 4, manifest, "val")

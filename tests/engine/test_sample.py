@@ -26,7 +26,9 @@ def diffusion(request, captioned):
 def test_it_is_the_picture_of_diffusers_own_pipeline(diffusion, guidance):
     sampler = Sampler(diffusion, replace(SETTINGS, guidance=guidance), CPU, "float32")
     (ours,) = sampler(PROMPTS[:1], SEEDS[:1])
-    pipeline = pipeline_of(replace(diffusion, scheduler=type(diffusion.scheduler).from_config(diffusion.scheduler.config)))
+    pipeline = pipeline_of(
+        replace(diffusion, scheduler=type(diffusion.scheduler).from_config(diffusion.scheduler.config))
+    )
     theirs = pipeline(
         PROMPTS[0], generator=torch.Generator().manual_seed(SEEDS[0]), num_inference_steps=4, guidance_scale=guidance,
         height=16, width=16, output_type="np",
