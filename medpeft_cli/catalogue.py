@@ -24,6 +24,39 @@ BACKBONES = [  # the paper's, and one of each further family that the tests cove
     ("demo_resnet", "cnn", "bundled, 64 px, for --demo"),
 ]
 
+ENCODERS = [
+    (
+        "inception",
+        "Inception v3 of torch-fidelity (2048), its resize: FID as published",
+        "extra fid; from GitHub, or a file",
+    ),
+    ("inception-clean", "the same network behind clean-fid's antialiased resize", "extra fid; from GitHub, or a file"),
+    ("xrv-densenet121", "DenseNet-121 of torchxrayvision for chest X-rays, mimic_ch (1024)", "a file"),
+    (
+        "timm:NAME",
+        "any timm network; timm:NAME,KEY=VALUE,… sets pad_type, mean, std, size, …",
+        "Hugging Face hub, or a file",
+    ),
+    ("open_clip:NAME@TAG", "image half of a CLIP model, such as ViT-B-32@openai", "by open_clip, or a file"),
+    (
+        "open_clip:hf-hub:ORG/NAME",
+        "such as microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        "Hugging Face hub",
+    ),
+    ("open_clip:local-dir:FOLDER", "a CLIP model in a folder with open_clip_config.json", "the folder"),
+    (
+        "hf:ORG/NAME",
+        "any transformers vision model: microsoft/rad-dino, facebook/dinov2-base; or a folder",
+        "Hugging Face hub",
+    ),
+    ("demo", "bundled, 64 px, for --demo", "bundled"),
+]
+
+
+def encoder_rows() -> list[dict[str, Any]]:
+    """Return one row per kind of feature network."""
+    return [{"name": name, "network": network, "weights": weights} for name, network, weights in ENCODERS]
+
 
 def method_rows() -> list[dict[str, Any]]:
     """Return one row per PEFT method and baseline."""
@@ -88,7 +121,7 @@ def recipe_rows(folder: Path) -> list[dict[str, Any]]:
         rows.append({
             "recipe": str(path),
             "dataset": recipe.data.card,
-            "backbone": recipe.backbone.name,
+            "backbone": recipe.pretrained_name,
             "method": recipe.method.name,
         })  # fmt: skip
     return rows

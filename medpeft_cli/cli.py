@@ -24,14 +24,14 @@ def _examples(*commands: str) -> str:
 
 app = typer.Typer(
     name="medpeft",
-    help="Parameter-efficient fine-tuning for medical images: prepare, finetune, evaluate, report.",
+    help="Parameter-efficient fine-tuning for medical images: prepare, finetune, generate, evaluate, report.",
     epilog=GLOBAL_HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 list_app = typer.Typer(
-    help="Show what there is: methods, datasets, backbones, recipes.",
+    help="Show what there is: methods, datasets, backbones, recipes, encoders.",
     epilog=_examples("medpeft list methods", "medpeft list backbones convnext --json"),
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -44,11 +44,12 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
     ),
 ]
-Demo = Annotated[
-    bool, typer.Option("--demo", help="Synthetic data and a bundled backbone instead: no download, no GPU.")
-]
+Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's local weights are now, if moved.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="PATH", help="Where the backbone's local weights, or the pipeline, are now, if moved."
+    ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
 
@@ -229,19 +230,126 @@ def finetune(
         console.result({"run": str(run_dir), "status": "finished"}, str(run_dir))
         return
     if dry_run:
-        from medpeft_cli.engine.assembly import dry_run as build_and_check
+        from medpeft_cli.engine.tasks import dry_run as build_and_check
 
         console.result(build_and_check(loaded.recipe))
         return
-    from medpeft_cli.engine.classify import run_classification
+    from medpeft_cli.engine.tasks import run_recipe
 
-    run_dir = run_classification(loaded, results, _command_line(), evaluate=evaluate)
+    run_dir = run_recipe(loaded, results, _command_line(), evaluate=evaluate)
     console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
 
 
-@app.command(epilog=_examples("medpeft evaluate results/isic_ssf/*", "medpeft evaluate results/isic_ssf/RUN --json"))
+@app.command(
+    epilog=_examples(
+        "medpeft generate results/mimic_bias/RUN",
+        'medpeft generate results/mimic_bias/RUN --prompt "No acute cardiopulmonary process." --count 16 --seed 3',
+        "medpeft generate results/mimic_bias/RUN --prompts prompts.csv --shard 2/4 --out pictures",
+        "medpeft generate results/mimic_bias/RUN --base          # by the untuned pipeline, to compare",
+    )
+)
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Prompts: .txt, one a line, or a table with a column prompt or text. Default: those of the test split.",
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One prompt instead.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", help="Images per prompt. Default: the recipe's.", min=1)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="S", help="Seed of all images; each has its own from it. Default: the run's.", min=0
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=1000),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", metavar="SCALE", help="Classifier-free guidance; 1 = none. Default: the recipe's.", min=0.0
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="NAME", help="Sampler, such as ddim, euler, dpmsolver. Default: the recipe's."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="PIXELS", help="Side of the images, a multiple of 8. Default: as trained.", min=16
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", help="Images at once; no part of the result.", min=1)
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            "--shard", metavar="I/N", help="The I-th of N parts, for several processes or hosts on one folder."
+        ),
+    ] = "1/1",
+    base: Annotated[bool, typer.Option("--base", help="By the pipeline as it was before it was tuned.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where the images go. Default: a folder in the run, named by what is asked."
+        ),
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Make images with a tuned text-to-image pipeline.
+
+    Each image depends on the weights, the settings and its own seed, not on batch or shard. The same command goes on where
+    it was stopped. images.jsonl says what each image is, generation.json how all were made. Prints the folder.
+    """
+    if prompts and prompt is not None:
+        raise RecipeError("generate: give --prompts or --prompt, not both", "--prompts reads a file, --prompt is one text")
+    if prompt is not None and not prompt.strip():
+        raise RecipeError("generate: --prompt is empty", "--guidance 1 shows what is made without guidance by a prompt")
+    part = _part(shard)
+    changes = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "size": size}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    from medpeft_cli.engine.generate import Prompts, read_prompts
+    from medpeft_cli.engine.generate import generate as make_images
+
+    given = read_prompts(prompts) if prompts else Prompts("--prompt", [(0, prompt)]) if prompt is not None else None
+    folder = make_images(
+        run, prompts=given, count=count, seed=seed, base=base, batch_size=batch, shard=part, out=out, weights=weights, **changes,
+    )  # fmt: skip
+    console.result({"folder": str(folder)}, str(folder))
+
+
+def _part(shard: str) -> tuple[int, int]:
+    """Return (i, n) of `i/n`, 1 ≤ i ≤ n."""
+    part, slash, parts = shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise RecipeError(f"--shard: got {shard!r}, wanted I/N with 1 ≤ I ≤ N", "--shard 1/4, --shard 2/4, …")
+    return int(part), int(parts)
+
+
+@app.command(
+    epilog=_examples(
+        "medpeft evaluate results/isic_ssf/*",
+        "medpeft evaluate results/isic_ssf/RUN --json",
+        "medpeft evaluate --real data/test --generated out/shard1 --generated out/shard2 --encoder xrv-densenet121 \\\n"
+        "      --encoder-weights xrv.pt --clip hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+    )
+)
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run directories, as finetune printed them.")
+    ] = None,
     bootstrap: Annotated[
         int | None, typer.Option("--bootstrap", metavar="N", help="Resamples behind each interval; 0 = none.", min=0)
     ] = None,
@@ -249,16 +357,75 @@ def evaluate(
         float | None, typer.Option("--confidence", metavar="FRACTION", help="Coverage of each interval, 0–1.")
     ] = None,
     weights: Weights = None,
+    real: Annotated[
+        Path | None, typer.Option("--real", metavar="DIR", help="Compare folders instead of runs: the real pictures.")
+    ] = None,
+    generated: Annotated[
+        list[Path] | None,
+        typer.Option("--generated", metavar="DIR", help="The generated pictures. Repeatable: shards count as one set."),
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option("--train", metavar="DIR", help="The pictures that were trained on: how near are generated ones?"),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", metavar="NAME", help="Feature network (`medpeft list encoders`). Default: inception."
+        ),
+    ] = None,
+    encoder_weights: Annotated[
+        Path | None, typer.Option("--encoder-weights", metavar="FILE", help="Its weights, where they are in a file.")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            "--clip", metavar="NAME", help="open_clip model for the CLIP score: NAME@TAG, hf-hub:…, local-dir:…."
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="CSV with columns file, prompt. Default: images.jsonl of --generated."
+        ),
+    ] = None,
 ) -> None:
-    """Score the test split of trained runs.
+    """Score the test split of trained runs, or compare generated with real pictures.
 
-    The model is asked once; later calls compute the metrics again from predictions.csv.
+    Of a run the model is asked once; later calls compute the metrics again from predictions.csv. Of pictures: FID, KID,
+    precision, recall, density, coverage, MS-SSIM, with --clip the CLIP score, with --train the distance to training pictures.
     """
-    from medpeft_cli.engine.classify import evaluate_run
+    folders = {"--real": real, "--generated": generated}
+    if any(folders.values()):
+        if runs or weights or not all(folders.values()):
+            missing = [name for name, value in folders.items() if not value]
+            raise RecipeError(
+                f"evaluate: {missing[0]} is missing"
+                if missing
+                else "evaluate: RUN and --weights do not go with --real",
+                "either RUN…, or --real DIR --generated DIR",
+            )
+        _evaluate_folders(
+            real, generated, train, prompts, encoder or "inception", encoder_weights, clip,
+            1000 if bootstrap is None else bootstrap, 0.95 if confidence is None else confidence,
+        )  # fmt: skip
+        return
+    if not runs:
+        raise RecipeError("evaluate: nothing to score", "RUN…, or --real DIR --generated DIR")
+    if given := [name for name, value in {"--train": train, "--prompts": prompts}.items() if value]:
+        raise RecipeError(f"evaluate: {given[0]} goes with --real and --generated only")
+    from medpeft_cli.engine.tasks import evaluate_run
     from medpeft_cli.report.run_table import print_run
 
-    changes = {"bootstrap": bootstrap, "confidence": confidence}
+    changes = {
+        "bootstrap": bootstrap,
+        "confidence": confidence,
+        "encoder": encoder,
+        "clip": clip,
+    }
     changes = {field: value for field, value in changes.items() if value is not None}
+    if encoder or encoder_weights:  # another encoder's weights are not in the recipe
+        changes["encoder_weights"] = None if encoder_weights is None else str(encoder_weights)
     records, problems = [], []
     for run in runs:
         try:
@@ -274,6 +441,44 @@ def evaluate(
             print_run(record.data)
     if problems:
         raise typer.Exit(problems[0].exit_code)
+
+
+def _evaluate_folders(
+    real: Path,
+    generated: list[Path],
+    train: Path | None,
+    prompts: Path | None,
+    encoder: str,
+    encoder_weights: Path | None,
+    clip: str | None,
+    bootstrap: int,
+    confidence: float,
+) -> None:
+    if not 0 < confidence < 1:
+        raise RecipeError(f"--confidence: got {confidence:g}, wanted a fraction between 0 and 1")
+    from medpeft_cli.engine.assembly import pick_device
+    from medpeft_cli.engine.compare import compare
+    from medpeft_cli.metrics.alignment import load_clip
+    from medpeft_cli.metrics.encoders import load_encoder
+    from medpeft_cli.metrics.features import default_cache
+    from medpeft_cli.metrics.pictures import folder_pictures
+    from medpeft_cli.report.run_table import print_scores
+
+    device = pick_device("auto")
+    scores = compare(
+        folder_pictures([real]),
+        folder_pictures(generated, prompts),
+        encoder=load_encoder(encoder, device, encoder_weights),
+        clip=load_clip(clip, device) if clip else None,
+        train=folder_pictures([train]) if train else None,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        cache=default_cache(),
+    )
+    if console.json:
+        console.result(scores)
+    else:
+        print_scores(scores)
 
 
 @app.command(
@@ -311,22 +516,27 @@ def report(
 @app.command(
     epilog=_examples(
         "medpeft export results/isic_lora/RUN --merged isic_lora.safetensors",
-        "medpeft export results/isic_bias/RUN --merged weights/isic_bias.safetensors",
+        "medpeft export results/mimic_bias/RUN --merged pipelines/mimic_bias",
     )
 )
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
-    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="The .safetensors file to write.")],
+    merged: Annotated[
+        Path,
+        typer.Option(
+            "--merged", metavar="PATH", help="The .safetensors file, or for text-to-image the new folder, to write."
+        ),
+    ],
     weights: Weights = None,
 ) -> None:
-    """Fold the adapter into the backbone: plain timm weights.
+    """Fold the adapter into the pre-trained weights: plain timm weights, or a plain diffusers pipeline.
 
     Refused, with the reason, where the method is no change of the weights.
     """
     from medpeft_cli.engine.export import export_merged
 
     export_merged(run, merged, weights)
-    console.result({"file": str(merged)}, str(merged))
+    console.result({"merged": str(merged)}, str(merged))
 
 
 @app.command(epilog=_examples("medpeft validate recipes/*.yaml", "medpeft validate my.yaml --set train.lr=1e-3"))
@@ -385,6 +595,14 @@ def list_backbones(
     from medpeft_cli.catalogue import backbone_rows
 
     console.table(backbone_rows(text), ["name", "family", "note"])
+
+
+@list_app.command("encoders", epilog=_examples("medpeft list encoders", "medpeft list encoders --json"))
+def list_encoders() -> None:
+    """Feature networks for FID and its kin: what each is, where its weights come from."""
+    from medpeft_cli.catalogue import encoder_rows
+
+    console.table(encoder_rows(), ["name", "network", "weights"])
 
 
 @list_app.command("recipes", epilog=_examples("medpeft list recipes", "medpeft list recipes recipes/extra"))

@@ -35,6 +35,7 @@ class Manifest:
         offsets: int64 (N,), first byte in the pieces of images/, laid end to end.
         sha256: hash of ids, labels, texts, splits, groups, ranks and pixels.
         info: dataset.json.
+        pixels: N hashes of the pictures: 128 bits over shape and pixels as stored.
         texts: N reports or captions, or None where the dataset has none.
         multilabels: uint8 (N, K), 1 = the picture has the class; None where each picture has one.
     """
@@ -52,6 +53,7 @@ class Manifest:
     offsets: np.ndarray
     sha256: str
     info: dict
+    pixels: list[str]
     texts: list[str] | None = None
     multilabels: np.ndarray | None = None
 
@@ -190,6 +192,7 @@ def manifest_of(root: Path, card: Card, columns: Mapping[str, Sequence[str]], in
         offsets=_numbers(columns["offset"]),
         sha256=info["sha256"],
         info=info,
+        pixels=list(columns["pixels"]),
         texts=list(columns["text"]) if "text" in columns else None,
         multilabels=multilabels,
     )

@@ -1,4 +1,4 @@
-"""What `--demo` changes in a recipe: data, backbone and schedule; method, classes and everything else stay. No torch."""
+"""What `--demo` changes in a recipe: data, weights and schedule; method, classes and everything else stay. No torch."""
 
 import re
 from pathlib import PurePath
@@ -9,6 +9,8 @@ SLOW = {"full": 5e-4, "attention": 5e-4, "lora": 2e-3, "tsa": 1e-3}  # peak rate
 FAST = 3e-3
 EPOCHS = 8  # of the whole training split; a subset gets more, up to MOST_EPOCHS, for about as many steps
 MOST_EPOCHS = 48
+DENOISE_RATES = {"full": 1e-4, "attention": 1e-4, "bias_norm_attention": 1e-4, "bias": 1e-3, "norm": 1e-3}
+DENOISE_RATE = 1e-3  # of the other methods
 
 
 def demo_overlay(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -20,11 +22,15 @@ def demo_overlay(recipe: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The values to lay over it. The backbone is the bundled one of the same family; `weights: random` stays.
     """
+    return _generate(recipe) if "pipeline" in recipe else _classify(recipe)
+
+
+def _classify(recipe: dict[str, Any]) -> dict[str, Any]:
     data, backbone = recipe["data"], recipe["backbone"]
     transformer = TRANSFORMERS.search(backbone["name"].lower())
     share = data.get("fraction", 1.0) if data.get("k_shot") is None else EPOCHS / MOST_EPOCHS
     return {
-        "data": {"root": f"data/demo/{PurePath(data['card']).stem}"},
+        "data": _twin(recipe),
         "backbone": {
             "name": "demo_vit" if transformer else "demo_resnet",
             "weights": "random" if backbone.get("weights") == "random" else "pretrained",
@@ -43,3 +49,27 @@ def demo_overlay(recipe: dict[str, Any]) -> dict[str, Any]:
         "evaluate": {"bootstrap": 1000},
         "demo": True,
     }
+
+
+def _generate(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data": _twin(recipe),
+        "pipeline": {"name": "demo_sd", "variant": None, "config": None, "size": None},
+        "train": {
+            "steps": 300,
+            "batch_size": 16,
+            "micro_batch_size": 16,
+            "lr": DENOISE_RATES.get(recipe["method"]["name"], DENOISE_RATE),
+            "precision": "float32",
+            "gradient_checkpointing": False,
+            "validate_steps": 100,
+        },
+        "sample": {"prompts": 120, "count": 1, "steps": 20, "batch_size": 20},
+        "evaluate": {"encoder": "demo", "encoder_weights": None, "clip": "demo", "bootstrap": 200},
+        "demo": True,
+    }
+
+
+def _twin(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return where the synthetic twin of a recipe's dataset is made."""
+    return {"root": f"data/demo/{PurePath(recipe['data']['card']).stem}"}

@@ -5,10 +5,10 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from medpeft_cli.console import console
 from medpeft_cli.data.card import Card, load_card
@@ -19,20 +19,39 @@ from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.files import sha256_file
 from medpeft_cli.malloc import keep_freed_memory
 from medpeft_cli.methods import METHODS
-from medpeft_cli.methods.adapt import Adapted, adapt, probe
-from medpeft_cli.models.backbones import Built, build_backbone
-from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.methods.adapt import Adapted, adapt
+from medpeft_cli.methods.method import Family
+from medpeft_cli.models.backbones import build_backbone
+from medpeft_cli.recipe.schema import ClassifyRecipe, Recipe
 from medpeft_cli.runs.environment import describe_device, describe_environment
+
+CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
+    "classify": ("classify", "one class an image", "give a card whose label column names one class"),
+    "generate": ("text", "a text an image", "give a card of task text, such as mimic_cxr"),
+}
+MOST_PATTERNS = 12  # kinds of modules that are told by their whole name
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """Data and adapted model of one recipe."""
+    """Data and adapted model of one recipe.
 
-    recipe: ClassifyRecipe
+    Attributes:
+        recipe: of any task.
+        card: of the dataset.
+        manifest: the prepared dataset.
+        pretrained: what the model was before: a backbone, or a pipeline's U-Net and what belongs to it.
+        input: how pictures are read.
+        adapted: the model with the method in it, on the device.
+        device: where it is trained.
+        workers: threads that prepare pictures.
+    """
+
+    recipe: Recipe
     card: Card
     manifest: Manifest
-    built: Built
+    pretrained: Any
+    input: InputSpec
     adapted: Adapted
     device: torch.device
     workers: int
@@ -41,26 +60,30 @@ class Assembly:
 def assemble(recipe: ClassifyRecipe) -> Assembly:
     """Read the prepared dataset, build the backbone and put the method in, on the recipe's device."""
     device = pick_device(recipe.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     card, manifest = open_dataset(recipe)
     built = build_backbone(recipe.backbone, len(manifest.classes), recipe.seed)
-    _refuse_small_store(manifest, built.input)
+    refuse_small_store(manifest, built.input)
+    adapted = adapt_model(built.model, built.family, recipe, device)
+    return Assembly(recipe, card, manifest, built, built.input, adapted, device, loader_threads(recipe))
+
+
+def adapt_model(model: nn.Module, family: Family, recipe: Recipe, device: torch.device) -> Adapted:
+    """Put the recipe's method into a model, on a device; the seed decides the adapter's initial values."""
+    if device.type == "cpu":
+        keep_freed_memory()
     method = METHODS[recipe.method.name]
     torch.manual_seed(seed_of(recipe.seed, "adapter"))
-    adapted = adapt(built.model, built.family, method, method.config(**recipe.method.parameters))
+    adapted = adapt(model, family, method, method.config(**recipe.method.parameters))
     adapted.model.to(device)
-    return Assembly(recipe, card, manifest, built, adapted, device, loader_threads(recipe))
+    return adapted
 
 
-def open_dataset(recipe: ClassifyRecipe) -> tuple[Card, Manifest]:
+def open_dataset(recipe: Recipe) -> tuple[Card, Manifest]:
     """Read the card and the prepared dataset of a recipe; a demo's twin is made where it is missing."""
     card = load_card(recipe.data.card)
-    if card.task != "classify":
-        raise RecipeError(
-            f"data.card: {card.name!r} is for task {card.task}, wanted classify: one class an image",
-            "give a card whose label column names one class",
-        )
+    wanted, what, hint = CARD_TASKS[recipe.task]
+    if card.task != wanted:
+        raise RecipeError(f"data.card: {card.name!r} is for task {card.task}, wanted {wanted}: {what}", hint)
     root = recipe.data.folder
     if recipe.demo:
         from medpeft_cli.demo.twins import ensure_twin
@@ -75,7 +98,7 @@ def open_dataset(recipe: ClassifyRecipe) -> tuple[Card, Manifest]:
     return card, manifest
 
 
-def loader_threads(recipe: ClassifyRecipe) -> int:
+def loader_threads(recipe: Recipe) -> int:
     """Return how many threads prepare images; auto takes every core this process may use."""
     if recipe.workers != "auto":
         return recipe.workers
@@ -102,19 +125,21 @@ def pick_device(name: str) -> torch.device:
 
 def describe(assembly: Assembly) -> None:
     """Say what was decided: data, family, matched modules, counts, device."""
-    recipe, adapted, manifest = assembly.recipe, assembly.adapted, assembly.manifest
+    recipe, adapted, manifest, pretrained = assembly.recipe, assembly.adapted, assembly.manifest, assembly.pretrained
     counts = adapted.counts()
     images = len(manifest.training_subset(recipe.data.fraction, recipe.data.k_shot))
     console.say(
         f"data      {'demo twin of ' if recipe.demo else ''}{assembly.card.name}: train {images:,} "
         f"({recipe.data.k_shot or f'{100 * recipe.data.fraction:.4g} %'}{' per class' if recipe.data.k_shot else ''}), "
-        f"val {len(manifest.indices('val')):,}, test {len(manifest.indices('test')):,} · {len(manifest.classes)} classes"
+        f"val {len(manifest.indices('val')):,}, test {len(manifest.indices('test')):,} · "
+        + ("texts" if manifest.texts else f"{len(manifest.classes)} classes")
     )
     console.say(
-        f"backbone  {assembly.built.title} ({assembly.built.family}), weights {assembly.built.weights_source}, input {assembly.built.input.size} px"
+        f"backbone  {pretrained.title} ({adapted.family}), weights {pretrained.weights_source}, input {assembly.input.size} px"
     )
+    head = f" + head {counts['head']:,}" if adapted.head_names else ""
     console.say(
-        f"method    {adapted.method.titles[assembly.built.family]}: trains {counts['method']:,} + head {counts['head']:,} of {counts['total']:,}"
+        f"method    {adapted.method.titles[adapted.family]}: trains {counts['method']:,}{head} of {counts['total']:,}"
         f" · {counts['moving_buffers']:,} moving buffer values · {len(adapted.matched)} modules matched"
     )
     console.say(f"modules   {_patterns(adapted.matched)}")
@@ -128,17 +153,19 @@ def _patterns(names: list[str]) -> str:
     if console.verbose or not names:
         return ", ".join(names) or "none beside the head"
     counts = Counter(re.sub(r"\b\d+\b", "*", name) for name in names)
+    if len(counts) > MOST_PATTERNS:  # a U-Net: by the last word alone
+        counts = Counter(re.sub(r"\.\d+$", "", name).rpartition(".")[2] for name in names)
     return ", ".join(f"{pattern} ×{count}" if count > 1 else pattern for pattern, count in counts.items())
 
 
 def facts(assembly: Assembly) -> dict[str, Any]:
     """Return what the record says of data, model and machine before training."""
-    recipe, adapted, manifest, built = assembly.recipe, assembly.adapted, assembly.manifest, assembly.built
+    recipe, adapted, manifest, pretrained = assembly.recipe, assembly.adapted, assembly.manifest, assembly.pretrained
     used = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
     return {
-        "family": built.family,
-        "backbone_title": built.title,
-        "method_title": adapted.method.titles[built.family],
+        "family": adapted.family,
+        "backbone_title": pretrained.title,
+        "method_title": adapted.method.titles[adapted.family],
         "card": {"name": assembly.card.name, "title": assembly.card.title, "sha256": manifest.info["card_sha256"]},
         "data": {
             "manifest_sha256": manifest.sha256,
@@ -148,31 +175,19 @@ def facts(assembly: Assembly) -> dict[str, Any]:
             "store_size": manifest.info["size"],
         },
         "weights": {
-            "source": built.weights_source,
-            "sha256": built.weights_sha256,
-            "file_sha256": _file_sha256(recipe),
+            "source": pretrained.weights_source,
+            "sha256": pretrained.weights_sha256,
+            "file_sha256": sha256_file(recipe.weights_file) if recipe.weights_file.is_file() else None,
         },
-        "input": vars(built.input) | {"mean": list(built.input.mean), "std": list(built.input.std)},
+        "input": vars(assembly.input) | {"mean": list(assembly.input.mean), "std": list(assembly.input.std)},
         "parameters": adapted.counts(),
         "modules": {"matched": adapted.matched, "unmatched": adapted.unmatched},
         "environment": describe_environment() | describe_device(str(assembly.device)),
     }
 
 
-def _file_sha256(recipe: ClassifyRecipe) -> str | None:
-    path = Path(recipe.backbone.weights)
-    return sha256_file(path) if path.is_file() else None
-
-
-def dry_run(recipe: ClassifyRecipe) -> dict[str, Any]:
-    """Build everything, check with one image that every trained tensor is reached, train nothing; return the facts."""
-    assembly = assemble(recipe)
-    describe(assembly)
-    probe(assembly.adapted, assembly.built.input.size)
-    return facts(assembly)
-
-
-def _refuse_small_store(manifest: Manifest, spec: InputSpec) -> None:
+def refuse_small_store(manifest: Manifest, spec: InputSpec) -> None:
+    """Raise DataError if pictures were packed smaller than the model reads them."""
     if manifest.info["size"] < spec.size:
         raise DataError(
             f"{manifest.root}: images were packed at {manifest.info['size']} px, the backbone reads {spec.size} px",

@@ -22,6 +22,7 @@ class State:
     losses: list[float] = field(default_factory=list)  # of the present epoch, one per step
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry per finished epoch
     best_epoch: int | None = None
+    best_step: int | None = None  # optimiser steps done by then
     best_value: float | None = None
     seconds: float = 0.0  # spent training, over all starts
     images: int = 0  # trained on in those seconds

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 import torch
 
 from medpeft_cli.errors import RunError
-from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.recipe.schema import Recipe
+
+SIZES = (("train", "micro_batch_size"), ("evaluate", "batch_size"), ("sample", "batch_size"))  # what takes memory
 
 
 @contextmanager
-def explained(recipe: ClassifyRecipe) -> Iterator[None]:
+def explained(recipe: Recipe) -> Iterator[None]:
     """Translate torch's errors for too little memory and for a BatchNorm that sees one value per channel.
 
     Raises:
@@ -21,10 +23,13 @@ def explained(recipe: ClassifyRecipe) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first:
+            values = recipe.model_dump()
+            sizes = {f"{part}.{name}": values.get(part, {}).get(name) for part, name in SIZES}
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
+            others = " or ".join(name for name in list(sizes)[1:] if sizes[name] is not None)
             raise RunError(
-                f"out of memory with train.micro_batch_size {recipe.train.micro_batch_size}, "
-                f"evaluate.batch_size {recipe.evaluate.batch_size}: {first}",
-                "halve train.micro_batch_size (the batch size stays the same) or evaluate.batch_size, "
+                f"out of memory with {told}: {first}",
+                f"halve train.micro_batch_size (the batch size stays the same) or {others}, "
                 "or set train.gradient_checkpointing=true",
             ) from error
         if "more than 1 value per channel" in first:

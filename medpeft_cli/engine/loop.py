@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.methods.adapt import Adapted, hold_norms, refuse_unreached, unreached
 from medpeft_cli.methods.state import get_delta, set_delta
-from medpeft_cli.recipe.schema import Train
+from medpeft_cli.recipe.schema import Optimisation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
@@ -33,10 +34,31 @@ class Micro(NamedTuple):
     batch: Any
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How long a task trains, and what its validation decides.
+
+    Attributes:
+        total_steps: optimiser steps of the whole training; the last epoch may be a short one.
+        steps_per_epoch: steps between two validations, whatever that means to the task.
+        warmup_steps: of the total, those in which the rate rises.
+        select: validation metric that picks the epoch, the lower the better if it is the loss; "last" = the last epoch.
+        patience_epochs: stop after so many epochs without gain; None = never.
+        ema_decay: what is validated and kept is a running average of the trained tensors; None = the tensors themselves.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    warmup_steps: int = 0
+    select: str = "last"
+    patience_epochs: int | None = None
+    ema_decay: float | None = None
+
+
 class Task(Protocol):
     """What the loop asks of a task."""
 
-    steps_per_epoch: int
+    plan: Plan
 
     def micro_batches(self, epoch: int, first_step: int) -> Iterator[Micro]:
         """Yield the shares of an epoch from one step on; the same ones however often it is asked."""
@@ -44,41 +66,48 @@ class Task(Protocol):
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the step's mean loss; the parts of a step add up to it."""
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Score the validation split; the keys include the metric that selects."""
+    def validate(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Score the validation split after so many steps; the keys include the metric that selects, or else the loss."""
 
 
 def fit(
-    adapted: Adapted, task: Task, spec: Train, seed: int, device: torch.device, checkpoint: Checkpoint, advance: Advance
+    adapted: Adapted,
+    task: Task,
+    spec: Optimisation,
+    seed: int,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    advance: Advance,
 ) -> tuple[State, dict[str, Tensor], dict[str, Any]]:
-    """Train until the last epoch or until patience runs out, going on from the checkpoint if there is one.
+    """Train until the last step or until patience runs out, going on from the checkpoint if there is one.
 
     A run that was killed at any moment and started again takes the same steps as one that never stopped: the order and
     augmentation are functions of (seed, epoch, index), dropout's of (seed, epoch, step), and the rate of the step.
 
     Args:
         adapted: model with its trained tensors, on `device`.
-        task: batches, loss and validation.
+        task: plan, batches, loss and validation.
         spec: the recipe's optimisation.
         seed: the run's seed.
         checkpoint: where the state is kept.
         advance: called after each optimiser step with the number of steps and a note.
 
     Returns:
-        Final state, the best epoch's delta (CPU tensors), and {peak_bytes, measure}.
+        Final state, the delta of the epoch that was picked (CPU tensors), and {peak_bytes, measure}.
 
     Raises:
         RecipeError: if a trained tensor is not reached by the forward pass.
         RunError: for a non-finite loss or too little memory.
     """
-    model = adapted.model
+    model, plan = adapted.model, task.plan
     optimiser = build_optimiser(adapted.trainable(), spec, _undecayed(model))
     scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "float16")
     parameters = [parameter for _, parameter in adapted.trainable()]
     if spec.gradient_checkpointing:
         _checkpoint_activations(adapted)
 
-    adapted.schedule.start(spec.epochs * task.steps_per_epoch)
+    average = _average(parameters, plan)
+    adapted.schedule.start(plan.total_steps)
 
     state, best = State(), {}
     if (saved := checkpoint.load()) is not None:
@@ -87,8 +116,11 @@ def fit(
         optimiser.load_state_dict(content["optimiser"])
         scaler.load_state_dict(content["scaler"])
         adapted.schedule.set_state(content["schedule"])
+        if average is not None:
+            average.load_state_dict(content["average"])
+            average.to(device)
         best = checkpoint.load_best(state) if state.best_epoch is not None else {}
-        advance(state.epoch * task.steps_per_epoch + state.step, resumed=True)
+        advance(min(_steps(state, plan), plan.total_steps), resumed=True)
 
     written_best = state.best_epoch
     pending: list[Tensor] = []  # losses still on the device
@@ -98,11 +130,11 @@ def fit(
 
     def save() -> None:
         nonlocal written_best, started, saved_at
-        _collect(pending, state, spec, checkpoint)
+        _collect(pending, state, plan, spec, checkpoint)
         state.seconds += time.monotonic() - started
         started = time.monotonic()
         delta = get_delta(adapted)
-        _refuse_non_finite(delta, state, spec)
+        _refuse_non_finite(delta, state, plan, spec)
         if written_best != state.best_epoch:
             checkpoint.save_best(state.best_epoch, best)
             written_best = state.best_epoch
@@ -112,10 +144,11 @@ def fit(
             optimiser=optimiser.state_dict(),
             scaler=scaler.state_dict(),
             schedule=adapted.schedule.state(),
+            average=None if average is None else average.state_dict(),
         )
         saved_at = time.monotonic()
 
-    while state.epoch < spec.epochs and not _out_of_patience(state, spec):
+    while state.epoch * plan.steps_per_epoch < plan.total_steps and not _out_of_patience(state, plan):
         _train_mode(adapted)
         loss_of_step = torch.zeros((), device=device)
         for micro in task.micro_batches(state.epoch, state.step):
@@ -135,9 +168,9 @@ def fit(
             if not micro.last:
                 continue
             # --- one optimiser step
-            done = state.epoch * task.steps_per_epoch + micro.step
+            done = state.epoch * plan.steps_per_epoch + micro.step
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(done, task.steps_per_epoch, spec)
+                group["lr"] = learning_rate(done, plan.total_steps, plan.warmup_steps, spec)
             scale = scaler.get_scale()
             if scaler.is_enabled():
                 scaler.unscale_(optimiser)
@@ -147,6 +180,8 @@ def fit(
             scaler.update()
             if scaler.get_scale() >= scale:  # otherwise a float16 gradient overflowed and the step was left out
                 adapted.schedule.after_step(done)
+                if average is not None:
+                    average.step(parameters)
             optimiser.zero_grad(set_to_none=True)
             pending.append(loss_of_step)
             loss_of_step = torch.zeros((), device=device)
@@ -155,25 +190,28 @@ def fit(
             if time.monotonic() - saved_at >= spec.checkpoint_seconds:
                 save()
             elif len(pending) >= LOSS_CHECK_STEPS:
-                _collect(pending, state, spec, checkpoint)
-        _collect(pending, state, spec, checkpoint)
+                _collect(pending, state, plan, spec, checkpoint)
+        _collect(pending, state, plan, spec, checkpoint)
         state.seconds += time.monotonic() - started
         state.peak_bytes = max(state.peak_bytes, peak.read()["peak_bytes"])
 
         # --- validation picks the epoch; its time and memory are not the method's
         model.eval()
-        scores = task.validate(model)
-        if _is_better(scores[spec.select], state.best_value, spec):
-            state.best_epoch, state.best_value = state.epoch, scores[spec.select]
-            best = get_delta(adapted)
+        with _averaged(average, parameters):
+            scores = task.validate(model, _steps(state, plan))
+            value = scores[metric := "loss" if plan.select == "last" else plan.select]
+            if _is_better(value, state.best_value, plan):
+                state.best_epoch, state.best_value, state.best_step = state.epoch, value, _steps(state, plan)
+                best = get_delta(adapted)
         state.history.append({
             "epoch": state.epoch,
+            "step": _steps(state, plan),
             "train_loss": math.fsum(state.losses) / max(len(state.losses), 1),
             "lr": optimiser.param_groups[0]["lr"],
             "val": scores,
         })  # fmt: skip
         state.epoch, state.step, state.losses = state.epoch + 1, 0, []
-        advance(0, note=f"{spec.select} {scores[spec.select]:.3f}")
+        advance(0, note=f"{metric} {value:.3f}")
         peak = PeakMemory(device)
         started = time.monotonic()
     if reached:  # something was trained since the start
@@ -196,37 +234,65 @@ def _train_mode(adapted: Adapted) -> None:
     hold_norms(adapted)
 
 
-def _is_better(value: float, best: float | None, spec: Train) -> bool:
-    return best is None or (value < best if spec.select == "loss" else value > best)
+def _average(parameters: list[nn.Parameter], plan: Plan):  # noqa: ANN202
+    """Return diffusers' running average of the trained tensors, or None."""
+    if plan.ema_decay is None:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=plan.ema_decay)
 
 
-def _out_of_patience(state: State, spec: Train) -> bool:
-    if spec.patience_epochs is None or state.best_epoch is None:
+@contextmanager
+def _averaged(average, parameters: list[nn.Parameter]) -> Iterator[None]:  # noqa: ANN001
+    """Put the running average in the place of the trained tensors for a while."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)
+
+
+def _steps(state: State, plan: Plan) -> int:
+    """Return the optimiser steps that are done."""
+    return state.epoch * plan.steps_per_epoch + state.step
+
+
+def _is_better(value: float, best: float | None, plan: Plan) -> bool:
+    return best is None or plan.select == "last" or (value < best if plan.select == "loss" else value > best)
+
+
+def _out_of_patience(state: State, plan: Plan) -> bool:
+    if plan.patience_epochs is None or state.best_epoch is None:
         return False
-    return state.epoch - 1 - state.best_epoch >= spec.patience_epochs
+    return state.epoch - 1 - state.best_epoch >= plan.patience_epochs
 
 
-def _collect(pending: list[Tensor], state: State, spec: Train, checkpoint: Checkpoint) -> None:
+def _collect(pending: list[Tensor], state: State, plan: Plan, spec: Optimisation, checkpoint: Checkpoint) -> None:
     """Move the losses to the state; stop at the first that is not finite, before it can reach a checkpoint."""
     if not pending:
         return
-    first = len(state.losses)
+    first = state.epoch * plan.steps_per_epoch + len(state.losses)
     values = torch.stack(pending).float().tolist()
     pending.clear()
     for offset, value in enumerate(values):
         if not math.isfinite(value):
             kept = f"; the last finite checkpoint is in {checkpoint.folder}" if checkpoint.exists() else ""
-            raise _diverged(f"loss became {value} at step {first + offset} of epoch {state.epoch}", spec, kept)
+            raise _diverged(f"loss became {value} at step {first + offset:,} of {plan.total_steps:,}", spec, kept)
     state.losses.extend(values)
 
 
-def _refuse_non_finite(delta: dict[str, Tensor], state: State, spec: Train) -> None:
+def _refuse_non_finite(delta: dict[str, Tensor], state: State, plan: Plan, spec: Optimisation) -> None:
     for name, tensor in delta.items():
         if not torch.isfinite(tensor).all():
-            raise _diverged(f"{name} is no longer finite after step {state.step} of epoch {state.epoch}", spec)
+            raise _diverged(f"{name} is no longer finite after step {_steps(state, plan):,}", spec)
 
 
-def _diverged(what: str, spec: Train, kept: str = "") -> RunError:
+def _diverged(what: str, spec: Optimisation, kept: str = "") -> RunError:
     return RunError(
         f"{what} (precision {spec.precision}, lr {spec.lr:g})",
         f"lower train.lr, or set train.precision to bfloat16 or float32, or train.clip_norm to 1.0{kept}",
@@ -239,8 +305,14 @@ def _checkpoint_activations(adapted: Adapted) -> None:
             f"train.gradient_checkpointing: recomputation would move the BatchNorm statistics of {adapted.method.name!r} twice a step",
             "set it to false and lower train.micro_batch_size, or hold the statistics where the method can",
         )
+    model = adapted.model
     try:
-        adapted.model.set_grad_checkpointing(True)
+        # timm's name for it, and diffusers'
+        (
+            model.set_grad_checkpointing
+            if hasattr(model, "set_grad_checkpointing")
+            else model.enable_gradient_checkpointing
+        )()
     except (AttributeError, AssertionError) as error:
         raise RecipeError(
             "train.gradient_checkpointing: this backbone does not support it",

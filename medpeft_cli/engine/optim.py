@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable
 import torch
 from torch import nn
 
-from medpeft_cli.recipe.schema import Train
+from medpeft_cli.recipe.schema import Optimisation
 
 
 def build_optimiser(
-    trainable: Iterable[tuple[str, nn.Parameter]], spec: Train, undecayed: Collection[str] = ()
+    trainable: Iterable[tuple[str, nn.Parameter]], spec: Optimisation, undecayed: Collection[str] = ()
 ) -> torch.optim.AdamW:
     """Return AdamW; biases, norms, scales, shifts and what the backbone exempts are not decayed.
 
@@ -30,19 +30,21 @@ def build_optimiser(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, fused=fused)
 
 
-def learning_rate(step: int, steps_per_epoch: int, spec: Train) -> float:
+def learning_rate(step: int, total_steps: int, warmup_steps: int, spec: Optimisation) -> float:
     """Return the rate of one optimiser step.
 
-    Linear warm-up over `warmup_epochs`, then constant or half a cosine down to zero (Loshchilov & Hutter 2017,
-    arXiv:1608.03983, eq. 5 without restarts). A function of the step alone, so that a resumed run has no scheduler state.
+    Linear warm-up, then constant or half a cosine down to zero (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5 without
+    restarts). A function of the step alone, so that a resumed run has no scheduler state.
 
     Args:
-        step: optimiser steps done before this one, 0 ≤ step < epochs · steps_per_epoch.
+        step: optimiser steps done before this one, 0 ≤ step < total_steps.
+        total_steps: of the whole training.
+        warmup_steps: of them, those in which the rate rises; more than there are count as all.
+        spec: lr and schedule of the recipe.
     """
-    total = spec.epochs * steps_per_epoch
-    warmup = min(round(spec.warmup_epochs * steps_per_epoch), total)
+    warmup = min(warmup_steps, total_steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup
     if spec.schedule == "constant":
         return spec.lr
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total_steps - warmup, 1)))

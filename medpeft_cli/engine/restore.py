@@ -1,8 +1,8 @@
 """Rebuild an adapted model from its adapter folder alone: no recipe, no data, no record needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,26 +17,47 @@ from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt
+from medpeft_cli.methods.merge import merged_state_dict
+from medpeft_cli.methods.method import Family
 from medpeft_cli.methods.state import load_adapter_tensors, set_delta
 from medpeft_cli.models.backbones import Built, build_backbone
-from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, Strict
+from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, GenerateRecipe, Pipeline, Strict
 from medpeft_cli.registry import lookup
 
+if TYPE_CHECKING:  # classification does without diffusers
+    from medpeft_cli.models.diffusion import Diffusion
 
-class AdapterInfo(Strict):
-    """medpeft.json: what an adapter folder says of itself, enough to be rebuilt anywhere."""
+
+class Info(Strict):
+    """What every medpeft.json says of its adapter folder."""
 
     format_version: Literal[1] = 1
     run: str
     demo: bool
     seed: int
+    weights_sha256: str
+    method: dict[str, Any]
+
+
+AnyInfo = TypeVar("AnyInfo", bound=Info)
+
+
+class AdapterInfo(Info):
+    """medpeft.json of a classification adapter: enough to be rebuilt anywhere."""
+
     classes: tuple[str, ...]
     backbone: Backbone
-    weights_sha256: str
     family: Literal["cnn", "vit"]
-    method: dict[str, Any]
     input: dict[str, Any]
     store_size: int
+
+
+class PipelineInfo(Info):
+    """medpeft.json of a U-Net's adapter: enough to be rebuilt anywhere."""
+
+    pipeline: Pipeline
+    family: Literal["unet"] = "unet"
+    size: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,40 @@ class Restored:
         return normalise(torch.from_numpy(pixels.copy())[None], self.input)
 
 
+@dataclass(frozen=True)
+class RestoredPipeline:
+    """A Stable Diffusion whose U-Net is adapted, in eval mode.
+
+    Attributes:
+        adapted: the U-Net with the method in it; `diffusion.unet` is the same object.
+        diffusion: all parts.
+        info: medpeft.json.
+    """
+
+    adapted: Adapted
+    diffusion: "Diffusion"
+    info: PipelineInfo
+
+    @property
+    def model(self) -> nn.Module:
+        """The adapted U-Net."""
+        return self.adapted.model
+
+    def tuned(self) -> "Diffusion":
+        """Return the parts with a plain U-Net that has the method folded in: generation then costs nothing more.
+
+        Raises:
+            RecipeError: if the method is no change of the weights.
+        """
+        from diffusers import UNet2DConditionModel
+
+        tensors = merged_state_dict(self.adapted)
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(self.diffusion.unet.config)
+        unet.load_state_dict(tensors, assign=True)
+        return replace(self.diffusion, unet=unet.eval())
+
+
 def adapter_info(recipe: ClassifyRecipe, built: Built, manifest: Manifest, run: str) -> dict[str, Any]:
     """Return the content of medpeft.json for a trained run."""
     backbone = recipe.backbone
@@ -83,41 +138,87 @@ def adapter_info(recipe: ClassifyRecipe, built: Built, manifest: Manifest, run: 
     ).model_dump(mode="json")
 
 
-def restore_adapter(folder: str | Path, weights: str | Path | None = None) -> Restored:
+def pipeline_info(recipe: GenerateRecipe, diffusion: "Diffusion", size: int, run: str) -> dict[str, Any]:
+    """Return the content of medpeft.json for a trained text-to-image run; `size` in pixels, as it was trained."""
+    pipeline = recipe.pipeline
+    here = {field: _absolute(value) for field in ("name", "config") if (value := getattr(pipeline, field))}
+    return PipelineInfo(
+        run=run,
+        demo=recipe.demo,
+        seed=recipe.seed,
+        pipeline=pipeline.model_copy(update=here),
+        weights_sha256=diffusion.weights_sha256,
+        method={"name": recipe.method.name, **recipe.method.parameters},
+        size=size,
+    ).model_dump(mode="json")
+
+
+def restore_adapter(folder: str | Path, weights: str | Path | None = None) -> Restored | RestoredPipeline:
     """Rebuild the adapted model that an adapter folder describes.
 
     Args:
         folder: `adapter/` of a run, or a copy of it.
-        weights: where the backbone's local weights are now, if they have moved; None = where they were.
+        weights: where the backbone's local weights, or the pipeline, are now, if they have moved; None = where they were.
 
     Returns:
-        The model on the CPU in eval mode, its classes and its preprocessing.
+        The model on the CPU in eval mode with its classes and its preprocessing, or a pipeline with its adapted U-Net.
 
     Raises:
-        DataError: if a file is missing or damaged, or the backbone's weights are not those it was trained on.
+        DataError: if a file is missing or damaged, or the weights are not those it was trained on.
     """
     folder = Path(folder)
     content, tensors = load_adapter_tensors(folder)
+    if "pipeline" in content:
+        return _restore_pipeline(folder, _checked(PipelineInfo, content, folder), tensors, weights)
+    info = _checked(AdapterInfo, content, folder)
+    spec = info.backbone if weights is None else info.backbone.model_copy(update={"weights": str(weights)})
+    built = build_backbone(spec, len(info.classes), info.seed)
+    _refuse_other_weights(folder, info, built.weights_sha256, f"{spec.name!r} with weights {info.backbone.weights!r}")
+    return Restored(_adapted(info, built.model, built.family, tensors), info.classes, built.input, info)
+
+
+def _restore_pipeline(
+    folder: Path, info: PipelineInfo, tensors: dict[str, Tensor], weights: str | Path | None
+) -> RestoredPipeline:
+    from medpeft_cli.models.diffusion import load_diffusion
+
+    spec = info.pipeline
+    diffusion = load_diffusion(str(weights or spec.name), variant=spec.variant, config=spec.config)
+    _refuse_other_weights(folder, info, diffusion.weights_sha256, f"{spec.name!r}, variant {spec.variant}")
+    return RestoredPipeline(_adapted(info, diffusion.unet, "unet", tensors), diffusion, info)
+
+
+def _adapted(info: Info, model: nn.Module, family: Family, tensors: dict[str, Tensor]) -> Adapted:
+    """Put the method and its tensors into a fresh model."""
+    parameters = dict(info.method)
+    method = lookup("PEFT method", METHODS, parameters.pop("name"))
+    torch.manual_seed(seed_of(info.seed, "adapter"))
+    adapted = adapt(model, family, method, method.config(**parameters))
+    set_delta(adapted, tensors)
+    adapted.model.eval()
+    return adapted
+
+
+def _checked(kind: type[AnyInfo], content: dict[str, Any], folder: Path) -> AnyInfo:
     try:
-        info = AdapterInfo.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "content"
         raise DataError(
             f"{folder / 'medpeft.json'}: {place}: {first['msg'].lower()}", "copy the whole adapter folder"
         ) from error
-    spec = info.backbone if weights is None else info.backbone.model_copy(update={"weights": str(weights)})
-    built = build_backbone(spec, len(info.classes), info.seed)
-    if built.weights_sha256 != info.weights_sha256:
+
+
+def _refuse_other_weights(folder: Path, info: Info, sha256: str, trained_on: str) -> None:
+    if sha256 != info.weights_sha256:
         raise DataError(
-            f"{folder}: the backbone's weights are not those the adapter was trained on: "
-            f"sha256 {built.weights_sha256[:12]}, wanted {info.weights_sha256[:12]}",
-            f"it was trained on {spec.name!r} with weights {info.backbone.weights!r}; give that file with --weights",
+            f"{folder}: the pre-trained weights are not those the adapter was trained on: "
+            f"sha256 {sha256[:12]}, wanted {info.weights_sha256[:12]}",
+            f"it was trained on {trained_on}; give that with --weights",
         )
-    parameters = dict(info.method)
-    method = lookup("PEFT method", METHODS, parameters.pop("name"))
-    torch.manual_seed(seed_of(info.seed, "adapter"))
-    adapted = adapt(built.model, built.family, method, method.config(**parameters))
-    set_delta(adapted, tensors)
-    adapted.model.eval()
-    return Restored(adapted, info.classes, built.input, info)
+
+
+def _absolute(name: str) -> str:
+    """Return a local path in full, whatever the working directory will be; a hub id or bundled name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

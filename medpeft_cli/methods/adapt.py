@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from importlib import import_module
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,11 +23,11 @@ class Adapted:
 
     Attributes:
         model: the adapted model (the object that was given, changed in place).
-        family: "cnn" or "vit".
+        family: "cnn", "vit" or "unet".
         method: the method's facts.
         config: its hyper-parameters.
         method_names: parameters that the method trains, as `model.named_parameters()` names them.
-        head_names: parameters of the classifier.
+        head_names: parameters of the classifier; a U-Net has none.
         moving_names: buffers that change in training and are saved (running statistics of BatchNorm).
         matched: modules that are adapted.
         unmatched: targets of the recipe that name no module.
@@ -74,13 +73,13 @@ class Adapted:
 
 
 def adapt(model: nn.Module, family: Family, method: Method, config: Strict) -> Adapted:
-    """Freeze a backbone, put the method in, and train the classifier beside it. The model is changed in place.
+    """Freeze a backbone, put the method in, and train the classifier, if it has one, beside it. Changes the model in place.
 
     Works on the meta device too, to count parameters without weights. Initial values and frozen random parts are drawn
     from torch's generator: one seed gives one adapter.
 
     Args:
-        model: timm classification model with a classifier.
+        model: timm classification model with a classifier, or a U-Net of diffusers.
         family: structure of the backbone, see `sites.family_of`.
         method: an entry of METHODS.
         config: instance of `method.config`.
@@ -150,17 +149,17 @@ def probe(adapted: Adapted, input_size: int) -> None:
 
     Args:
         adapted: the adapted model, on any device but meta.
-        input_size: side of the square image, pixels.
+        input_size: side of the square image, pixels; of a U-Net, of its latents.
 
     Raises:
         RecipeError: if a trained parameter is not reached; it names them.
     """
     model = adapted.model
     modes = {module: module.training for module in model.modules()}
-    first = next(model.parameters())
-    image = torch.randn(1, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
+    inputs, options = sites.example_inputs(model, adapted.family, input_size)
     model.eval()
-    model(image.to(first.device, first.dtype)).float().sum().backward()
+    output = model(*inputs, **options)
+    (output[0] if isinstance(output, tuple) else output).float().sum().backward()
     names = unreached(adapted)
     model.zero_grad(set_to_none=True)
     for module, training in modes.items():
@@ -181,6 +180,7 @@ def refuse_unreached(adapted: Adapted, names: list[str]) -> None:
 
 
 def _refuse_misfit(model: nn.Module, family: Family, method: Method) -> None:
+    """Raise the error for a method that is not for this family, or a model that is adapted already."""
     if family not in method.titles:
         why = f": {method.misfits[family]}" if family in method.misfits else ""
         fitting = sorted(name for name, other in METHODS.items() if family in other.titles)

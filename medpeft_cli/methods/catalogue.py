@@ -8,6 +8,10 @@ from medpeft_cli.methods.method import Method
 from medpeft_cli.recipe.schema import Strict
 
 Statistics = Literal["adapt", "hold"]
+Scope = Literal["transformer", "attention"]
+_SCOPE = (
+    "of a U-Net: transformer = all that lies under `attentions`, as the paper; attention = the attention modules alone"
+)
 
 
 class FullConfig(Strict):
@@ -37,7 +41,16 @@ class NormConfig(Strict):
 class AttentionConfig(Strict):
     """Which attention parameters."""
 
-    pos_embed: bool = Field(True, description="train the position embedding too, as DeiT's code and the paper do")
+    pos_embed: bool = Field(
+        True, description="of a ViT: train the position embedding too, as DeiT's code and the paper do"
+    )
+    scope: Scope = Field("transformer", description=_SCOPE)
+
+
+class BiasNormAttentionConfig(Strict):
+    """Which attention parameters beside all biases and norm layers."""
+
+    scope: Scope = Field("transformer", description=_SCOPE)
 
 
 class SSFConfig(Strict):
@@ -76,10 +89,24 @@ class TSAConfig(Strict):
     init: float = Field(0.0, ge=0, le=1, description="multiple of the identity at the start; 0 = exact, official 1e-4")
 
 
+class SVDiffConfig(Strict):
+    """Spectral shifts have no hyper-parameters of their own."""
+
+
+class DiffFitConfig(Strict):
+    """Where the scales stand."""
+
+    scales: Literal["branches", "projections"] = Field(
+        "branches",
+        description="branches = one per attention and feed-forward; projections = also one after each of an attention's "
+        "query, key, value and output, as the paper's count implies",
+    )
+
+
 OWN = (
     Method(
         name="full",
-        titles={"cnn": "Full FT", "vit": "Full FT"},
+        titles={"cnn": "Full FT", "vit": "Full FT", "unet": "Full FT"},
         reference="baseline: every parameter",
         config=FullConfig,
         code="medpeft_cli.methods.selective",
@@ -90,41 +117,52 @@ OWN = (
         name="linear",
         titles={"cnn": "Linear Probing", "vit": "Linear Probing"},
         reference="baseline: the classifier alone",
+        misfits={"unet": "it has no classifier"},
         config=LinearConfig,
         code="medpeft_cli.methods.selective",
         baseline=True,
     ),
     Method(
         name="bias",
-        titles={"cnn": "Bias Tuning", "vit": "BitFit"},
+        titles={"cnn": "Bias Tuning", "vit": "BitFit", "unet": "Bias"},
         reference="Cai et al. 2020 (TinyTL), arXiv:2007.11622; Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199",
         config=BiasConfig,
         code="medpeft_cli.methods.selective",
         moves_norm_statistics=True,
-        in_paper=("cnn", "vit"),
+        in_paper=("cnn", "vit", "unet"),
     ),
     Method(
         name="norm",
-        titles={"cnn": "BN Tuning", "vit": "LayerNorm Tuning"},
+        titles={"cnn": "BN Tuning", "vit": "LayerNorm Tuning", "unet": "Norm"},
         reference="Frankle et al. 2021, arXiv:2003.00152; Basu et al. 2023, arXiv:2304.01917",
         config=NormConfig,
         code="medpeft_cli.methods.selective",
         moves_norm_statistics=True,
-        in_paper=("cnn", "vit"),
+        in_paper=("cnn", "vit", "unet"),
     ),
     Method(
         name="attention",
-        titles={"vit": "Attention Tuning"},
+        titles={"vit": "Attention Tuning", "unet": "Attention"},
         reference="Touvron et al. 2022, arXiv:2203.09795",
         misfits={"cnn": "it has no attention"},
         config=AttentionConfig,
         code="medpeft_cli.methods.selective",
-        in_paper=("vit",),
+        in_paper=("vit", "unet"),
+    ),
+    Method(
+        name="bias_norm_attention",
+        titles={"unet": "Bias+Norm+Attention"},
+        reference="Dutt et al. 2024, arXiv:2305.08252",
+        misfits={"cnn": "it has no attention", "vit": "it is the paper's combination for U-Nets"},
+        config=BiasNormAttentionConfig,
+        code="medpeft_cli.methods.selective",
+        in_paper=("unet",),
     ),
     Method(
         name="ssf",
         titles={"cnn": "SSF", "vit": "SSF"},
         reference="Lian et al. 2022, arXiv:2210.08823",
+        misfits={"unet": "it is defined for classification backbones"},
         config=SSFConfig,
         code="medpeft_cli.methods.ssf",
         in_paper=("cnn", "vit"),
@@ -133,7 +171,10 @@ OWN = (
         name="adaptformer",
         titles={"vit": "AdaptFormer"},
         reference="Chen et al. 2022, arXiv:2205.13535",
-        misfits={"cnn": "it has no blocks of attention and MLP"},
+        misfits={
+            "cnn": "it has no blocks of attention and MLP",
+            "unet": "its blocks have two attentions, and no version for them is published",
+        },
         config=AdaptFormerConfig,
         code="medpeft_cli.methods.adaptformer",
         silent_at_init=True,
@@ -144,9 +185,30 @@ OWN = (
         name="tsa",
         titles={"cnn": "TSA"},
         reference="Li et al. 2022, arXiv:2107.00358",
-        misfits={"vit": "it has no residual blocks of convolutions"},
+        misfits={
+            "vit": "it has no residual blocks of convolutions",
+            "unet": "no version for diffusion models is published",
+        },
         config=TSAConfig,
         code="medpeft_cli.methods.tsa",
         in_paper=("cnn",),
+    ),
+    Method(
+        name="svdiff",
+        titles={"unet": "SV-Diff"},
+        reference="Han et al. 2023, arXiv:2303.11305",
+        misfits=dict.fromkeys(("cnn", "vit"), "it is made for diffusion models"),
+        config=SVDiffConfig,
+        code="medpeft_cli.methods.svdiff",
+        in_paper=("unet",),
+    ),
+    Method(
+        name="difffit",
+        titles={"unet": "DiffFit"},
+        reference="Xie et al. 2023, arXiv:2304.06648",
+        misfits=dict.fromkeys(("cnn", "vit"), "its scales belong to the blocks of a diffusion model"),
+        config=DiffFitConfig,
+        code="medpeft_cli.methods.difffit",
+        in_paper=("unet",),
     ),
 )

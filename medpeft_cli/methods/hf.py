@@ -1,4 +1,4 @@
-"""Methods of HF peft on timm models: which layers, how they are injected, saved and merged. See `tuners.py`."""
+"""Methods of HF peft on timm models and U-Nets: which layers, how they are injected, saved and merged. See `tuners.py`."""
 
 import re
 import warnings
@@ -19,8 +19,11 @@ from medpeft_cli.methods.adalora import RankSchedule
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected, trained_names
 from medpeft_cli.methods.schedule import Schedule
+from medpeft_cli.methods.state import LORA_FILE
 from medpeft_cli.methods.tuners import TUNER_OF, Tuner, TunerConfig
 from medpeft_cli.models import sites
+
+PERMUTATION_LIMIT = 4 * 2**30  # bytes of BOFT's matrices, float32
 
 torch.sparse.check_sparse_tensor_invariants.disable()  # torch's default; unless said, it warns (SHiRA, FRoD)
 
@@ -36,8 +39,8 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
     targets, unmatched = find_targets(model, family, config, tuner)
     try:
         with warnings.catch_warnings():
-            # BOFT's normal case
-            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor)")
+            # BOFT's normal case, and what merging says of BEFT if it is asked for
+            warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor|has no bias term)")
             wrapper = peft.get_peft_model(model, _peft_config(tuner, config, targets))
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise RecipeError(
@@ -83,6 +86,8 @@ def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tune
         )
     if tuner.unit_kernels:
         _refuse_for_oft(tuner, config, {layer: layers[layer] for layer in found})
+    if tuner.permutes:
+        _refuse_huge_permutations(name, [layers[layer] for layer in found])
     if tuner.divides_by_norm:
         _refuse_zero_outputs(name, {layer: layers[layer] for layer in found})
     return found, unmatched
@@ -95,6 +100,16 @@ def _refuse_zero_outputs(name: str, layers: dict[str, nn.Module]) -> None:
             f"method {name!r}: {len(zero)} targets have outputs whose weights are all zero ({zero[0]}, …); "
             "it divides by their norm, and the result is not a number",
             "name other layers with method.targets, or take method lora",
+        )
+
+
+def _refuse_huge_permutations(name: str, layers: list[nn.Module]) -> None:
+    size = sum(4 * layer.weight[0].numel() ** 2 for layer in layers)
+    if size > PERMUTATION_LIMIT:
+        raise RecipeError(
+            f"method {name!r}: HF peft keeps a matrix of (inputs × kernel)² numbers for each layer, here "
+            f"{size / 2**30:.0f} GiB",
+            "leave out method.targets to adapt attention only, or name fewer convolutions",
         )
 
 
@@ -124,11 +139,30 @@ def adapter_tensors(adapted: Adapted) -> dict[str, Tensor]:
 def config_text(adapted: Adapted, backbone: str) -> str:
     """Return adapter_config.json as peft writes it, with the classifier as a module to save."""
     config = deepcopy(adapted.injected.peft.peft_config["default"])
-    config.modules_to_save = sorted({name.rpartition(".")[0] for name in adapted.head_names})
+    config.modules_to_save = sorted({name.rpartition(".")[0] for name in adapted.head_names}) or None
     config.base_model_name_or_path, config.inference_mode = backbone, True
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         return Path(folder, "adapter_config.json").read_text()
+
+
+def lora_file(adapted: Adapted) -> bytes | None:
+    """Return what diffusers' `load_lora_weights` reads, for a U-Net; None if it does not know the method.
+
+    It knows increments of the weights as they are: LoRA, rsLoRA, DoRA, not PiSSA and OLoRA, which change the weights.
+    """
+    config = adapted.injected.peft.peft_config["default"]
+    if config.peft_type != "LORA" or config.init_lora_weights is not True:
+        return None
+    from diffusers import StableDiffusionPipeline
+
+    layers = {name.removeprefix("base_model.model."): tensor for name, tensor in adapter_tensors(adapted).items()}
+    facts = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    with TemporaryDirectory() as folder:
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers=layers, unet_lora_adapter_metadata=facts, weight_name=LORA_FILE
+        )
+        return Path(folder, LORA_FILE).read_bytes()
 
 
 def merge(wrapper: "peft.PeftModel", name: str) -> nn.Module:

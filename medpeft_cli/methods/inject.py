@@ -1,4 +1,4 @@
-"""The ways into a model: unfreeze what is there, add after a module, add beside a module.
+"""The ways into a model: unfreeze what is there, add after a module, add beside a module, compute its weight anew.
 
 An adapter becomes a child of its host and acts through one forward hook, so every state-dict key of the backbone
 stays what it was, and the adapter's key is `<host>.<method>.<parameter>`. Hooks are partials of module-level
@@ -74,13 +74,23 @@ def beside(host: nn.Module, name: str, adapter: nn.Module, reads: nn.Module | No
         reads.register_forward_pre_hook(partial(_remember, adapter))
 
 
+def reparametrise(host: nn.Module, name: str, adapter: nn.Module) -> None:
+    """Make the host compute with W ← adapter(W) in place of its weight W, which stays the parameter it was."""
+    _refuse_second(host, name)
+    host.add_module(name, adapter)
+    host.register_forward_pre_hook(partial(_put_weight, name))
+    host.register_forward_hook(partial(_take_weight, name), always_call=True)
+
+
 def detach(host: nn.Module, name: str) -> nn.Module:
-    """Take an adapter out of its host again, with its hook, and return it."""
+    """Take an adapter out of its host again, with its hooks, and return it."""
     adapter = getattr(host, name)
     delattr(host, name)
-    for key, hook in list(host._forward_hooks.items()):
-        if isinstance(hook, partial) and hook.args == (name,):
-            del host._forward_hooks[key]
+    for hooks in (host._forward_pre_hooks, host._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, partial) and hook.args == (name,):
+                del hooks[key]
+                host._forward_hooks_always_called.pop(key, None)
     return adapter
 
 
@@ -95,10 +105,14 @@ def trained_names(model: nn.Module) -> list[str]:
 
 
 def _attach(host: nn.Module, name: str, adapter: nn.Module, hook: Callable) -> None:
-    if hasattr(host, name):
-        raise RecipeError(f"{type(host).__name__} already has a {name!r} adapter, wanted an unadapted backbone")
+    _refuse_second(host, name)
     host.add_module(name, adapter)
     host.register_forward_hook(partial(hook, name))
+
+
+def _refuse_second(host: nn.Module, name: str) -> None:
+    if hasattr(host, name):
+        raise RecipeError(f"{type(host).__name__} already has a {name!r} adapter, wanted an unadapted backbone")
 
 
 def _after(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -112,6 +126,15 @@ def _beside(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> to
 def _beside_inner(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     adapter = getattr(host, name)
     return output + adapter(adapter.reads.pop()).reshape(output.shape)
+
+
+def _put_weight(name: str, host: nn.Module, args: tuple) -> None:
+    # an attribute of the instance is found before the parameter of the same name
+    host.__dict__["weight"] = getattr(host, name)(host._parameters["weight"])
+
+
+def _take_weight(name: str, host: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    host.__dict__.pop("weight", None)
 
 
 def _remember(adapter: nn.Module, module: nn.Module, args: tuple) -> None:

@@ -1,13 +1,20 @@
-"""Methods that train a part of the backbone as it is: full, linear, bias, norm, attention.
+"""Methods that train a part of the backbone as it is: full, linear, bias, norm, attention and their union.
 
-A rule sees a parameter's name and the module that owns it; the classifier is trained beside it in every case.
+A rule sees a parameter's name and the module that owns it; a classifier is trained beside it in every case.
 """
 
 from collections.abc import Callable
 
 from torch import nn
 
-from medpeft_cli.methods.catalogue import AttentionConfig, BiasConfig, FullConfig, LinearConfig, NormConfig
+from medpeft_cli.methods.catalogue import (
+    AttentionConfig,
+    BiasConfig,
+    BiasNormAttentionConfig,
+    FullConfig,
+    LinearConfig,
+    NormConfig,
+)
 from medpeft_cli.methods.inject import Injected, unfreeze
 from medpeft_cli.models import sites
 from medpeft_cli.recipe.schema import Strict
@@ -45,12 +52,34 @@ def is_attention_or_position(name: str, owner: nn.Module) -> bool:
     return ".attn." in name or name == "pos_embed"
 
 
+def attention_rule(model: nn.Module, family: str, config: AttentionConfig | BiasNormAttentionConfig) -> Rule:
+    """Return the rule of attention tuning: by name on a ViT, by module on a U-Net.
+
+    On a U-Net `scope: transformer` holds for the same parameters as the paper's rule, names with `attentions` (p. 19):
+    norms, projections and feed-forward of each transformer stack too.
+    """
+    if family == "vit":
+        return is_attention_or_position if config.pos_embed else is_attention
+    places = sites.transformer_stacks(model) if config.scope == "transformer" else sites.attentions(model)
+    modules = [name for name, _ in places]
+    return lambda name, owner: sites.in_modules(name, modules)
+
+
+def rule_of(model: nn.Module, family: str, config: Strict) -> Rule:
+    """Return the rule that belongs to a configuration."""
+    if isinstance(config, AttentionConfig):
+        return attention_rule(model, family, config)
+    if isinstance(config, BiasNormAttentionConfig):
+        attention = attention_rule(model, family, config)
+        return lambda name, owner: is_bias(name, owner) or is_norm(name, owner) or attention(name, owner)
+    return RULES[type(config)]
+
+
 RULES: dict[type[Strict], Rule] = {
     FullConfig: every_parameter,
     LinearConfig: no_parameter,
     BiasConfig: is_bias,
     NormConfig: is_norm,
-    AttentionConfig: is_attention_or_position,
 }
 
 
@@ -59,8 +88,7 @@ def inject(model: nn.Module, family: str, config: Strict) -> Injected:
 
     The running statistics of a BatchNorm move where the method trains its weight or bias, unless `statistics: hold`.
     """
-    rule = is_attention if config == AttentionConfig(pos_embed=False) else RULES[type(config)]
-    names = unfreeze(model, rule)
+    names = unfreeze(model, rule_of(model, family, config))
     owners = {name.rpartition(".")[0] for name in names}
     adapts = getattr(config, "statistics", "adapt") == "adapt"
     moving = [

@@ -20,6 +20,7 @@ from medpeft_cli.methods.adapt import Adapted
 FORMAT = "medpeft"
 FORMAT_VERSION = 1
 CONFIG_FILE, TENSOR_FILE, INFO_FILE = "adapter_config.json", "adapter_model.safetensors", "medpeft.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name for what `pipe.load_lora_weights` reads
 
 
 def delta_names(adapted: Adapted) -> list[str]:
@@ -61,13 +62,13 @@ def save_adapter(adapted: Adapted, folder: Path, info: dict[str, Any]) -> None:
     """Write the delta as a folder that rebuilds the model from its backbone.
 
     Methods from HF peft are written in HF's own format, so that `peft.PeftModel.from_pretrained` opens the folder
-    over the plain timm model; our own methods as adapter_config.json and adapter_model.safetensors. Each file
-    replaces its predecessor whole.
+    over the plain timm model or U-Net, and LoRA and DoRA of a U-Net a second time as diffusers has them; our own
+    methods as adapter_config.json and adapter_model.safetensors. Each file replaces its predecessor whole.
 
     Args:
         adapted: the trained model.
         folder: made if missing.
-        info: anything JSON can hold, kept in medpeft.json; its "backbone" has the base model's "name".
+        info: anything JSON can hold, kept in medpeft.json; its "backbone" or "pipeline" has the base model's "name".
 
     Raises:
         RunError: if the folder cannot be written or the disk is full.
@@ -84,9 +85,15 @@ def save_adapter(adapted: Adapted, folder: Path, info: dict[str, Any]) -> None:
     else:
         from medpeft_cli.methods.hf import config_text as hf_config_text
 
-        config_text = hf_config_text(adapted, info["backbone"]["name"])
+        config_text = hf_config_text(adapted, (info.get("pipeline") or info["backbone"])["name"])
     with atomic_path(folder / TENSOR_FILE) as temporary:
         save_file(get_delta(adapted), temporary, metadata={"format": "pt"})
+    if adapted.family == "unet" and adapted.injected.peft is not None:
+        from medpeft_cli.methods.hf import lora_file
+
+        if (content := lora_file(adapted)) is not None:
+            with atomic_path(folder / LORA_FILE) as temporary:
+                temporary.write_bytes(content)
     write_text(folder / CONFIG_FILE, config_text)
     write_json(folder / INFO_FILE, info)
 

@@ -13,8 +13,8 @@ from pydantic import Field, create_model, field_validator, model_validator
 from medpeft_cli.methods.method import Family, Method
 from medpeft_cli.recipe.schema import Strict
 
-CONV_AND_LINEAR: tuple[Family, ...] = ("cnn", "vit")
-LINEAR: tuple[Family, ...] = ("vit",)
+CONV_AND_LINEAR: tuple[Family, ...] = ("cnn", "vit", "unet")
+LINEAR: tuple[Family, ...] = ("vit", "unet")
 
 
 class TunerConfig(Strict):
@@ -23,7 +23,7 @@ class TunerConfig(Strict):
     targets: str | tuple[str, ...] | None = Field(
         None,
         description="layers to adapt: a regular expression of whole module names, or a list of names or their endings; "
-        "null = attention's query, key and value (vit), all ungrouped convolutions of the stages (cnn)",
+        "null = attention's query, key and value (vit), and output too (unet), all ungrouped convolutions of the stages (cnn)",
     )
 
     @field_validator("targets")
@@ -70,6 +70,7 @@ class Tuner:
         input_side: pattern of target names whose input is scaled instead of their output (IA3).
         seed: peft's argument for the seed of frozen random parts; each run draws its own.
         divides_by_norm: divides by the norm of each output's weights (DoRA), which may not be zero.
+        permutes: keeps a square matrix of each layer's inputs (BOFT), which wide kernels of a U-Net blow up.
         unit_kernels: why only convolutions with 1×1 kernels are adapted (OFT); "" = all are.
     """
 
@@ -81,6 +82,7 @@ class Tuner:
     seed: str | None = None
     unit_kernels: str = ""
     divides_by_norm: bool = False
+    permutes: bool = False
 
 
 def _rank(default: int, peft_name: str = "r", step: int = 1) -> Option:
@@ -129,10 +131,12 @@ def _tuner(
     fixed: Mapping[str, Any] | None = None,
     base: type[TunerConfig] = TunerConfig,
     no_cnn: str = "HF peft's implementation takes Linear layers only",
+    no_unet: str = "",
     input_side: str | None = None,
     seed: str | None = None,
     unit_kernels: str = "",
     divides_by_norm: bool = False,
+    permutes: bool = False,
     **facts: Any,
 ) -> Tuner:
     config = create_model(
@@ -146,12 +150,12 @@ def _tuner(
         titles=dict.fromkeys(families, title),
         reference=reference,
         config=config,
-        misfits={} if "cnn" in families else {"cnn": no_cnn},
+        misfits={family: why for family, why in (("cnn", no_cnn), ("unet", no_unet)) if family not in families},
         code="medpeft_cli.methods.hf",
         **facts,
     )
     renamed = {option.name: option.peft_name for option in options}
-    return Tuner(method, config_class, renamed, fixed or {}, input_side, seed, unit_kernels, divides_by_norm)
+    return Tuner(method, config_class, renamed, fixed or {}, input_side, seed, unit_kernels, divides_by_norm, permutes)
 
 
 _LORA = (_rank(16), _alpha(16, "lora_alpha"), _dropout("lora_dropout"))
@@ -161,7 +165,7 @@ _DECOMPOSED = "HF peft decomposes the weights of Linear layers only"
 _ROWS = (
     # --- low rank
     _tuner("lora", "LoRA", "Hu et al. 2022, arXiv:2106.09685", "LoraConfig", CONV_AND_LINEAR, *_LORA,
-           silent_at_init=True, in_paper=("vit",)),
+           silent_at_init=True, in_paper=("vit", "unet")),
     _tuner("rslora", "rsLoRA", "Kalajdzievski 2023, arXiv:2312.03732", "LoraConfig", CONV_AND_LINEAR, *_LORA,
            fixed={"use_rslora": True}, silent_at_init=True),
     _tuner("dora", "DoRA", "Liu et al. 2024, arXiv:2402.09353", "LoraConfig", CONV_AND_LINEAR, *_LORA,
@@ -215,8 +219,9 @@ _ROWS = (
            _rank(4), _count("vectors", "num_vectors", 256, "vectors in the shared bank"),
            _count("vector_length", "vector_length", 64, "numbers per vector; must divide the layer's sides"),
            _count("chosen", "topk", 2, "vectors mixed into each piece"), _dropout("vblora_dropout"), exact_at_init=False),
-    _tuner("frod", "FRoD", "FRoD 2026, AAAI, doi:10.1609/aaai.v40i31.39813", "FrodConfig", LINEAR, _dropout("frod_dropout"),
-           fixed=_SAVED | {"progressbar": False}, seed="projection_prng_key"),
+    _tuner("frod", "FRoD", "FRoD 2026, AAAI, doi:10.1609/aaai.v40i31.39813", "FrodConfig", ("vit",), _dropout("frod_dropout"),
+           fixed=_SAVED | {"progressbar": False}, seed="projection_prng_key",
+           no_unet="its factors are shared by layers of one width, and a U-Net has several"),
     # --- sparse, spectral, circulant
     _tuner("shira", "SHiRA", "Bhardwaj et al. 2024, arXiv:2406.13175", "ShiraConfig", LINEAR,
            _rank(32), seed="random_seed"),
@@ -233,7 +238,7 @@ _ROWS = (
            _count("block_size", "block_size", 64, "side of a circulant block; must divide the layer's sides"),
            fixed={"init_weights": True}),
     # --- scales, rotations, subspaces
-    _tuner("ia3", "IA3", "Liu et al. 2022, arXiv:2205.05638", "IA3Config", CONV_AND_LINEAR, input_side=r".*\.mlp\.fc2"),
+    _tuner("ia3", "IA3", "Liu et al. 2022, arXiv:2205.05638", "IA3Config", CONV_AND_LINEAR, input_side=r".*\.(mlp\.fc2|ff\.net\.2)"),
     _tuner("road", "RoAd", "Liao and Monz 2024, arXiv:2409.00119", "RoadConfig", LINEAR,
            Option("variant", "variant", Literal["road_1", "road_2", "road_4"],
                   Field("road_1", description="numbers shared by a pair of features: 1, 2 or 4")),
@@ -244,7 +249,7 @@ _ROWS = (
            "at the start and does not merge"),
     _tuner("boft", "BOFT", "Liu et al. 2024, arXiv:2311.06243", "BOFTConfig", CONV_AND_LINEAR,
            _count("block_size", "boft_block_size", 4, "side of an orthogonal block; must divide the layer's input"),
-           _dropout("boft_dropout")),
+           _dropout("boft_dropout"), permutes=True),
     _tuner("hra", "HRA", "Yuan et al. 2024, arXiv:2405.17484", "HRAConfig", CONV_AND_LINEAR,
            _rank(8, step=2)),
     _tuner("psoft", "PSOFT", "PSOFT 2026, ICLR (openreview FSHrinMArK)", "PsoftConfig", LINEAR,

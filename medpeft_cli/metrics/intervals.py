@@ -13,7 +13,7 @@ import numpy as np
 BLOCK_CELLS = 1_000_000  # images × resamples held at once: 8 MB a temporary
 
 
-def resample_counts(units: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resample_counts(units: np.ndarray, resamples: int, seed: int, block: int | None = None) -> Iterator[np.ndarray]:
     """Draw bootstrap resamples of whole units with replacement (Efron & Tibshirani 1993, ch. 6), block by block.
 
     The draw is not stratified by class: the class balance of the test split is itself a sample.
@@ -22,13 +22,14 @@ def resample_counts(units: np.ndarray, resamples: int, seed: int) -> Iterator[np
         units: int (N,), unit of each image, 0 … U − 1; `np.arange(N)` resamples images.
         resamples: B, number of resamples.
         seed: of the draw.
+        block: resamples at a time, which does not change them; None = as many as BLOCK_CELLS allows.
 
     Yields:
         float64 (N, b), how often each image is in each of the next b resamples; b sums to B.
     """
     rng = np.random.default_rng(seed)
     number = int(units.max()) + 1
-    block = max(1, BLOCK_CELLS // len(units))
+    block = block or max(1, BLOCK_CELLS // len(units))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.integers(0, number, size=(size, number)) + number * np.arange(size)[:, None]

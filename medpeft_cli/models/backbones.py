@@ -54,6 +54,23 @@ def build_backbone(spec: Backbone, num_classes: int, seed: int) -> Built:
         DataError: if the weights are missing, damaged, unsafe or of another network.
     """
     torch.manual_seed(seed_of(seed, "backbone"))
+    model = build_trunk(spec)
+    sha256 = state_sha256(model)
+    model.reset_classifier(num_classes)
+    _initialise_head(model, seed)
+    return Built(model, sites.family_of(model), input_spec(model, spec), spec.name.split("/")[-1], spec.weights, sha256)
+
+
+def build_trunk(spec: Backbone) -> nn.Module:
+    """Build a bundled or timm network without a classifier, with the weights that the recipe names.
+
+    Args:
+        spec: name, weights and options, as in the recipe.
+
+    Raises:
+        RecipeError: for an unknown name or options that the network does not take.
+        DataError: if the weights are missing, damaged, unsafe or of another network.
+    """
     if spec.name in NETWORKS:
         model = NETWORKS[spec.name](num_classes=0, **spec.options)
         if spec.weights == "pretrained":
@@ -61,11 +78,8 @@ def build_backbone(spec: Backbone, num_classes: int, seed: int) -> Built:
     else:
         model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
-        _load_local(model, Path(spec.weights))
-    sha256 = state_sha256(model)
-    model.reset_classifier(num_classes)
-    _initialise_head(model, seed)
-    return Built(model, sites.family_of(model), _input(model, spec), spec.name.split("/")[-1], spec.weights, sha256)
+        load_local(model, Path(spec.weights))
+    return model
 
 
 def state_sha256(model: nn.Module) -> str:
@@ -101,15 +115,15 @@ def _create(spec: Backbone) -> nn.Module:
         raise RecipeError(f"backbone.options: {architecture} does not take them: {error}") from error
     except Exception as error:
         if not pretrained:
-            raise RecipeError(f"backbone.name: {spec.name!r} cannot be built: {_first_line(error)}") from error
+            raise RecipeError(f"backbone.name: {spec.name!r} cannot be built: {first_line(error)}") from error
         raise DataError(
-            f"backbone.name: the pre-trained weights of {spec.name!r} cannot be loaded: {_first_line(error)}",
+            f"backbone.name: the pre-trained weights of {spec.name!r} cannot be loaded: {first_line(error)}",
             "without a network, fetch them once on a machine that has one (same HF_HOME), "
             "or give a local file: --set backbone.weights=FILE.safetensors; `weights: random` trains from scratch",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of an error's text, or its kind if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -132,12 +146,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise DataError(
-            f"{path}: not a readable safetensors file: {_first_line(error)}", "download it again"
-        ) from error
+        raise DataError(f"{path}: not a readable safetensors file: {first_line(error)}", "download it again") from error
     except Exception as error:
         raise DataError(
-            f"{path}: refused: it does not load as plain tensors (weights_only): {_first_line(error)}",
+            f"{path}: refused: it does not load as plain tensors (weights_only): {first_line(error)}",
             "a pickle can run code; convert the weights to .safetensors on a machine where you trust them",
         ) from error
     for key in ("state_dict", "model", "teacher"):
@@ -148,7 +160,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module.").removeprefix("_orig_mod."): value for name, value in content.items()}
 
 
-def _load_local(model: nn.Module, path: Path) -> None:
+def load_local(model: nn.Module, path: Path) -> None:
     """Load a local file into a headless model; every tensor of the backbone must be in it."""
     tensors = read_weights(path)
     # timm keeps each architecture's conversion from foreign checkpoints beside the model class
@@ -158,7 +170,7 @@ def _load_local(model: nn.Module, path: Path) -> None:
             tensors = convert(tensors, model) if len(inspect.signature(convert).parameters) > 1 else convert(tensors)
         except (KeyError, RuntimeError, AttributeError) as error:
             raise DataError(
-                f"{path}: weights of another network: no {_first_line(error)}", "check backbone.name"
+                f"{path}: weights of another network: no {first_line(error)}", "check backbone.name"
             ) from error
     classifier = model.pretrained_cfg.get("classifier", "head") if hasattr(model, "pretrained_cfg") else "head"
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
@@ -189,7 +201,7 @@ def _initialise_head(model: nn.Module, seed: int) -> None:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * HEAD_INIT_STD)
 
 
-def _input(model: nn.Module, spec: Backbone) -> InputSpec:
+def input_spec(model: nn.Module, spec: Backbone) -> InputSpec:
     """Return the data configuration of the weights, with the recipe's overrides."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
     own = spec.input

@@ -1,15 +1,17 @@
 """Where a method may sit: norm layers, transformer blocks, operators, residual convolutions, the classifier.
 
-Places are found by module type and by the names timm gives to a block's children, never by a bare substring.
+Places are found by module type and by the names timm or diffusers gives to a block's children, never by a bare
+substring. Diffusers' classes are known by their names, so that classification does not import it.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from medpeft_cli import compat  # noqa: F401  must come before timm
 
 # isort: split
+import torch
 from timm.layers import (
     Conv2dSame,
     ConvNormAct,
@@ -22,7 +24,7 @@ from timm.layers import (
     StdConv2d,
     StdConv2dSame,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medpeft_cli.errors import RecipeError
@@ -44,6 +46,7 @@ RESIDUAL_BLOCKS = frozenset({
 STAGES = re.compile(r"(layer\d+|stages|blocks|layers|s\d+|features\.(denseblock|transition)\d+)\..+")
 SQUEEZE_EXCITE = re.compile(r"\.(se|attn|attn_last)\.")
 ATTENTION_PROJECTIONS = frozenset(("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"))
+UNET_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention of a U-Net
 
 
 def family_of(model: nn.Module) -> Literal["cnn", "vit"]:
@@ -67,12 +70,46 @@ def backbone_name(model: nn.Module) -> str:
     return config.get("architecture") or type(model).__name__
 
 
+def example_inputs(model: nn.Module, family: str, size: int, count: int = 1) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the arguments of one forward pass on noise, always the same, in the model's type and on its device.
+
+    Args:
+        model: timm model, or diffusers' UNet2DConditionModel.
+        family: "cnn", "vit" or "unet".
+        size: side of the square image, pixels; of a U-Net, of its latents.
+        count: B, images.
+
+    Returns:
+        Positional and keyword arguments. Images (B, 3, S, S); for a U-Net latents (B, 4, S, S), timesteps (B,), prompt
+        (B, 77, D), and for XL the pooled prompt (B, P) and the six numbers of size and crop (B, 6).
+    """
+    generator, like = torch.Generator().manual_seed(0), next(model.parameters())
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator).to(like.device, like.dtype)
+
+    if family != "unet":
+        return [noise(3, size, size)], {}
+    config = model.config
+    steps = torch.randint(0, 1000, (count,), generator=generator).to(like.device)
+    inputs = [noise(config.in_channels, size, size), steps, noise(77, config.cross_attention_dim)]
+    options: dict[str, Any] = {"return_dict": False}
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        options["added_cond_kwargs"] = {"text_embeds": noise(pooled), "time_ids": noise(6)}
+    return inputs, options
+
+
 def head_names(model: nn.Module) -> list[str]:
     """Return the module names of the classifier (two for a distilled DeiT), as `model.get_classifier()` tells.
 
+    A U-Net has none.
+
     Raises:
-        RecipeError: if the backbone has no classifier with parameters.
+        RecipeError: if a classification backbone has no classifier with parameters.
     """
+    if not hasattr(model, "get_classifier"):
+        return []
     classifier = model.get_classifier()
     heads = classifier if isinstance(classifier, tuple) else (classifier,)
     names = [
@@ -115,6 +152,23 @@ def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return diffusers' `Attention` modules: self (attn1) and cross (attn2) in each transformer block of a U-Net."""
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Attention"]
+
+
+def unet_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return diffusers' transformer blocks, each with `attn1`, `attn2` and `ff`."""
+    return [
+        (name, module) for name, module in model.named_modules() if type(module).__name__ == "BasicTransformerBlock"
+    ]
+
+
+def transformer_stacks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return what diffusers keeps under `attentions`: norm, projections in and out, and the blocks between them."""
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Transformer2DModel"]
+
+
 def operators(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:
     """Return the operators that SSF scales: each Linear, Conv2d and norm of a ViT; each norm of a CNN.
 
@@ -127,6 +181,15 @@ def operators(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, types) and getattr(module, "weight", None) is not None and not in_modules(name, heads)
+    ]
+
+
+def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every Linear, Conv2d and norm layer that has a weight."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d, *NORM_TYPES)) and getattr(module, "weight", None) is not None
     ]
 
 
@@ -172,8 +235,12 @@ def default_targets(model: nn.Module, family: str) -> list[tuple[str, nn.Module]
     """Return what low-rank methods adapt unless told otherwise.
 
     ViT: the query, key and value projections (timm's fused `qkv`). CNN: every convolution and Linear of the stages,
-    downsampling included, but not the stem, grouped or depthwise convolutions, nor squeeze-excite.
+    downsampling included, but not the stem, grouped or depthwise convolutions, nor squeeze-excite. U-Net: query, key,
+    value and output of every attention.
     """
+    if family == "unet":
+        targets = {f"{name}.{projection}" for name, _ in attentions(model) for projection in UNET_PROJECTIONS}
+        return [(name, module) for name, module in adaptable_layers(model) if name in targets]
     if family == "vit":
         return [
             (name, module)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from medpeft_cli.methods.method import Method
 from medpeft_cli.recipe.problems import Schema, wanted
-from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.recipe.schema import RECIPES, ClassifyRecipe, GenerateRecipe, Recipe
 
 INTRODUCTION = """\
 # Recipes
@@ -30,25 +32,33 @@ method: {name: lora, rank: 8}
 - **Paths** (a card, a data folder, weights) are seen from the folder in which the command runs; only `base` is relative to
   its file.
 - **Identity**: the run is named by a hash of the resolved recipe, as in `vit_base-isic-lora-f10-s0-3fa9c1d2`. The order of
-  fields, comments, `data.root`, `device`, `workers` and `train.checkpoint_seconds` do not count, and of a card or a weights file only the
-  name does; any other change is another run.
+  fields, comments, `data.root`, `device`, `workers`, `train.checkpoint_seconds` and all of `sample` and `evaluate` do not count,
+  and of a card, a weights file or a pipeline only the last part of its path does; any other change is another run.
 
-## Fields
+## Fields of every task
 """
 
 
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of a recipe, for editors that complete and check YAML."""
-    return ClassifyRecipe.model_json_schema()
+    return TypeAdapter(Annotated[ClassifyRecipe | GenerateRecipe, Field(discriminator="task")]).json_schema()
 
 
 def recipe_reference() -> str:
     """Return docs/recipes.md: the rules, a table of fields a section, a table of hyper-parameters."""
     from medpeft_cli.methods import METHODS
 
-    schema = recipe_schema()
-    parts = [INTRODUCTION, *_sections(schema, schema, "")]
+    parts = [INTRODUCTION, *_sections(Recipe.model_json_schema())]
+    for task, recipe in RECIPES.items():
+        own = [name for name in recipe.model_fields if name not in Recipe.model_fields]
+        parts += [f"## Fields of `task: {task}`\n", *_sections(_only(recipe, own))]
     return "\n".join([*parts, _hyper_parameters(METHODS)])
+
+
+def _only(recipe: type[Recipe], names: list[str]) -> Schema:
+    """Return the JSON schema of a recipe with some of its fields."""
+    schema = recipe.model_json_schema()
+    return schema | {"properties": {name: schema["properties"][name] for name in names}}
 
 
 def _hyper_parameters(methods: Mapping[str, Method]) -> str:
@@ -66,14 +76,15 @@ def _hyper_parameters(methods: Mapping[str, Method]) -> str:
     )
 
 
-def _sections(node: Schema, schema: Schema, name: str) -> list[str]:
+def _sections(schema: Schema, node: Schema | None = None, name: str = "") -> list[str]:
     """Return the table of a model and then those of the models inside it."""
-    about = "A whole recipe" if not name else f"`{name}`"
+    node = node or schema
+    about = "Overview" if not name else f"`{name}`"
     parts = [f"### {about}\n\n{node.get('description', '')}\n\n{_table(node, schema, name)}"]
     for field, value in node["properties"].items():
         if "$ref" in value:
             inner = schema["$defs"][value["$ref"].rpartition("/")[2]]
-            parts += _sections(inner, schema, f"{name}.{field}".lstrip("."))
+            parts += _sections(schema, inner, f"{name}.{field}".lstrip("."))
     return parts
 
 

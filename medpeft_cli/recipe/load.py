@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_cli.errors import RecipeError
-from medpeft_cli.recipe.problems import check, got, place_of
-from medpeft_cli.recipe.schema import ClassifyRecipe, MethodChoice
+from medpeft_cli.recipe.problems import check, got, one_of, place_of
+from medpeft_cli.recipe.schema import RECIPES, MethodChoice, Recipe
 from medpeft_cli.recipe.source import (
     Document,
     Key,
@@ -25,6 +25,7 @@ from medpeft_cli.recipe.source import (
 )
 from medpeft_cli.registry import unknown_hint
 
+FAMILIES = {"classify": {"cnn", "vit"}, "generate": {"unet"}}
 HINT = "docs/recipes.md explains every field; `medpeft list methods` shows the methods"
 
 
@@ -38,7 +39,7 @@ class Loaded:
         origins: dotted field → where its value comes from: "recipes/x.yaml:7", "--set", "demo" or "default".
     """
 
-    recipe: ClassifyRecipe
+    recipe: Recipe
     path: Path
     origins: dict[str, str]
 
@@ -49,7 +50,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False
     Args:
         path: YAML file; its `base:` is looked up beside it.
         overrides: `a.b=value` as `--set` takes them; the value is YAML.
-        demo: replace data and backbone by the bundled ones.
+        demo: replace data and weights by the bundled ones.
 
     Raises:
         RecipeError: with one line for every problem there is.
@@ -67,7 +68,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False
     return Loaded(recipe, Path(path), origins)
 
 
-def dump_recipe(recipe: ClassifyRecipe) -> str:
+def dump_recipe(recipe: Recipe) -> str:
     """Return YAML that loads again to the same recipe."""
     return dump_values(recipe.model_dump(mode="json"))
 
@@ -165,7 +166,7 @@ def _read_overrides(overrides: Sequence[str]) -> Document:
 
 
 def _with_demo(files: Document, overlay: Document, merged: Document) -> Document:
-    """Return files < demo < --set. The demo's backbone is chosen by what the recipe and --set name, and replaces it."""
+    """Return files < demo < --set. The demo's weights are chosen by what the recipe and --set name, and replace them."""
     from medpeft_cli.demo.overlay import demo_overlay
 
     values = demo_overlay(merged.values)
@@ -173,30 +174,32 @@ def _with_demo(files: Document, overlay: Document, merged: Document) -> Document
     keys: dict[Key, Place] = {}
     for key, _ in leaves(values):
         keys |= {key[: i + 1]: place for i in range(len(key))}
-    below = Document(
-        {name: value for name, value in files.values.items() if name != "backbone"}, files.keys, files.places
-    )
+    model = "backbone" if "backbone" in values else "pipeline"
+    below = Document({name: value for name, value in files.values.items() if name != model}, files.keys, files.places)
     above = merge(Document({}), overlay)
-    if isinstance(backbone := above.values.get("backbone"), dict):
-        above.values["backbone"] = {name: value for name, value in backbone.items() if name != "name"}
+    if isinstance(chosen := above.values.get(model), dict):
+        above.values[model] = {name: value for name, value in chosen.items() if name != "name"}
     return merge(merge(below, Document(values, keys, dict(keys))), above)
 
 
 # --- checking ------------------------------------------------------------------------------------------------------
 
 
-def _resolve(document: Document) -> ClassifyRecipe:
+def _resolve(document: Document) -> Recipe:
     """Return the recipe with every default filled in, or raise with all its problems."""
     from medpeft_cli.methods import METHODS, REFUSED
 
     document = Document(document.values, document.keys, document.places, list(document.problems))
-    recipe = check(ClassifyRecipe, document.values, document)
+    recipe = check(kind, document.values, document) if (kind := _kind(document)) else None
     config = None
     choice = document.values.get("method")
     if isinstance(choice, dict) and isinstance(name := choice.get("name"), str):
         if name in METHODS:
             parameters = {field: value for field, value in choice.items() if field != "name"}
             config = check(METHODS[name].config, parameters, document, ("method",))
+            if kind and not FAMILIES[document.values["task"]] & METHODS[name].titles.keys():
+                text = f"{name!r} is not for task {document.values['task']}, it is for {' and '.join(METHODS[name].titles)}"
+                document.problems.append(Problem(place_of(("method", "name"), document), "method.name", text))
         else:
             reason = f"refused: {REFUSED[name]}" if name in REFUSED else unknown_hint(name, METHODS)
             text = f"unknown PEFT method, got {name!r}, {reason}"
@@ -212,6 +215,16 @@ def _resolve(document: Document) -> ClassifyRecipe:
     return recipe.model_copy(
         update={"method": method, "data": recipe.data.model_copy(update={"root": recipe.data.folder})}
     )
+
+
+def _kind(document: Document) -> type[Recipe] | None:
+    """Return the schema of the recipe's task, or None after adding the problem."""
+    task = document.values.get("task")
+    if isinstance(task, str) and task in RECIPES:
+        return RECIPES[task]
+    found = one_of(task, list(RECIPES)) if isinstance(task, str) else f"got nothing, wanted {' or '.join(RECIPES)}"
+    document.problems.append(Problem(place_of(("task",), document), "task", found))
+    return None
 
 
 def _unknown_card(card: str) -> str | None:

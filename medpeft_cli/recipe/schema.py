@@ -9,6 +9,7 @@ SelectMetric = Literal["f1_macro", "f1_weighted", "accuracy", "balanced_accuracy
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+SchedulerName = Literal["ddim", "ddpm", "dpmsolver", "euler", "euler_ancestral", "heun", "pndm", "unipc"]
 
 
 class Strict(BaseModel):
@@ -101,10 +102,9 @@ class Augment(Strict):
         return self
 
 
-class Train(Strict):
-    """Optimisation: AdamW with linear warm-up and a cosine or constant rate."""
+class Optimisation(Strict):
+    """What the training of every task has."""
 
-    epochs: int = Field(30, ge=1, description="passes over the training split")
     batch_size: int = Field(512, ge=1, description="images per optimiser step; an epoch is cut into near-equal batches")
     micro_batch_size: int = Field(
         64, ge=1, description="images per forward pass; more are accumulated. Smaller = less memory"
@@ -112,13 +112,20 @@ class Train(Strict):
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW; never applied to tensors of one dimension")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's running averages")
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null = no clipping")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="arithmetic of the forward pass; trained tensors stay float32"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about 1.3 × the time")
+    checkpoint_seconds: float = Field(120.0, ge=0, description="time between checkpoints; 0 = after every step")
+
+
+class Train(Optimisation):
+    """Optimisation: AdamW with linear warm-up and a cosine or constant rate."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training split")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="weights of the loss, inverse to class counts"
     )
@@ -126,30 +133,30 @@ class Train(Strict):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass of the target spread over all classes")
     select: SelectMetric = Field("f1_macro", description="validation metric that picks the epoch")
     patience_epochs: int | None = Field(None, ge=1, description="stop after so many epochs without gain; null = never")
-    checkpoint_seconds: float = Field(120.0, ge=0, description="time between checkpoints; 0 = after every step")
 
 
-class Evaluate(Strict):
-    """How the test split is scored."""
+class Intervals(Strict):
+    """How sure each metric is."""
 
-    batch_size: int = Field(128, ge=1, description="images per forward pass")
     bootstrap: int = Field(1000, ge=0, description="resamples behind each interval; 0 = no intervals")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval")
 
 
-class ClassifyRecipe(Strict):
-    """Fine-tune a backbone to classify images."""
+class Evaluate(Intervals):
+    """How the test split is scored."""
 
-    task: Literal["classify"] = Field(description="classify")
-    data: Data
-    backbone: Backbone
-    method: MethodChoice
-    train: Train = Train()
-    augment: Augment = Augment()
-    evaluate: Evaluate = Evaluate()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="of head, adapter, order, augmentation and dropout"
+    batch_size: int = Field(128, ge=1, description="images per forward pass")
+
+
+class Recipe(Strict):
+    """What the recipes of every task have."""
+
+    task: Literal["classify", "generate"] = Field(
+        description="classify = one class a picture; generate = pictures from text"
     )
+    data: Data
+    method: MethodChoice
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of everything random, each thing on its own")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
@@ -158,4 +165,134 @@ class ClassifyRecipe(Strict):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="threads that prepare images; not part of the identity"
     )
-    demo: bool = Field(False, description="set by --demo: synthetic data and a bundled backbone")
+    demo: bool = Field(False, description="set by --demo: synthetic data and bundled weights")
+
+    @property
+    def pretrained_name(self) -> str:
+        """Name of the pre-trained network."""
+        raise NotImplementedError
+
+    @property
+    def weights_file(self) -> Path:
+        """The file that holds its weights, if they are in one."""
+        raise NotImplementedError
+
+
+class ClassifyRecipe(Recipe):
+    """Fine-tune a backbone to classify images."""
+
+    task: Literal["classify"] = Field(description="classify")
+    backbone: Backbone
+    train: Train = Train()
+    augment: Augment = Augment()
+    evaluate: Evaluate = Evaluate()
+
+    @property
+    def pretrained_name(self) -> str:
+        """Name of the backbone."""
+        return self.backbone.name
+
+    @property
+    def weights_file(self) -> Path:
+        """The backbone's weights; no file where they are timm's own."""
+        return Path(self.backbone.weights)
+
+
+# --- text-to-image -------------------------------------------------------------------------------------------------
+
+
+class Pipeline(Strict):
+    """The pre-trained Stable Diffusion. Its U-Net is tuned; VAE and text encoder stay as they are."""
+
+    name: str = Field(
+        min_length=1,
+        description="Hugging Face id, folder of a diffusers pipeline, .safetensors file of a whole pipeline, or `demo_sd`",
+    )
+    variant: str | None = Field(
+        None, description="files to take where there are several, such as fp16; null = the plain"
+    )
+    config: str | None = Field(
+        None,
+        description="for a single file: folder or id that has its configurations and tokenizer; null = the published",
+    )
+    size: int | None = Field(
+        None,
+        ge=16,
+        multiple_of=8,
+        description="side of the square pictures, pixels; null = what the U-Net was made for",
+    )
+
+
+class DenoiseTrain(Optimisation):
+    """Optimisation: AdamW on the mean squared error of the predicted noise (or velocity, as the scheduler says)."""
+
+    steps: int = Field(15_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, description="images per optimiser step")
+    micro_batch_size: int = Field(
+        16, ge=1, description="images per forward pass; more are accumulated. Smaller = less memory"
+    )
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    schedule: Literal["cosine", "constant"] = Field("constant", description="learning rate after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    prompt_dropout: Share = Field(0.1, description="probability that a picture is shown with an empty prompt")
+    min_snr_gamma: float | None = Field(
+        None, gt=0, description="weight the timesteps by min(SNR, gamma), such as 5; null = all alike"
+    )
+    ema_decay: Decay | None = Field(
+        None, description="keep a running average of the trained tensors, such as 0.999; null = the tensors themselves"
+    )
+    validate_steps: int = Field(
+        1000, ge=1, description="steps between two validations: loss on fixed noise, sample pictures"
+    )
+    select: Literal["last", "loss"] = Field(
+        "last", description="weights that are kept: of the last step, or of the lowest validation loss"
+    )
+
+
+class Sample(Strict):
+    """How pictures are generated from the prompts of the test split."""
+
+    prompts: int | None = Field(
+        1000, ge=1, description="test pictures whose texts are the prompts, evenly spaced; null = all"
+    )
+    count: int = Field(1, ge=1, description="images per prompt")
+    steps: int = Field(75, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(4.0, ge=0, description="classifier-free guidance scale; 1 and less = none")
+    scheduler: SchedulerName | None = Field(None, description="sampler; null = the pipeline's own")
+    batch_size: int = Field(16, ge=1, description="images at once; not a part of the result")
+
+
+class EvaluateImages(Intervals):
+    """How generated pictures are compared with those of the test split, whose texts were their prompts."""
+
+    encoder: str = Field(
+        "inception", min_length=1, description="feature network of FID and its kin (`medpeft list encoders`)"
+    )
+    encoder_weights: str | None = Field(None, description="file of its weights, where they are in one")
+    clip: str | None = Field(None, description="open_clip model of the CLIP score; null = no CLIP score")
+    nearest: bool = Field(
+        True, description="distance to the nearest training picture (memorisation); reads all training pictures once"
+    )
+
+
+class GenerateRecipe(Recipe):
+    """Fine-tune a text-to-image pipeline."""
+
+    task: Literal["generate"] = Field(description="generate")
+    pipeline: Pipeline
+    train: DenoiseTrain = DenoiseTrain()
+    sample: Sample = Sample()
+    evaluate: EvaluateImages = EvaluateImages()
+
+    @property
+    def pretrained_name(self) -> str:
+        """Name of the pipeline."""
+        return self.pipeline.name
+
+    @property
+    def weights_file(self) -> Path:
+        """The whole pipeline in one file; no file where it is a folder or on the hub."""
+        return Path(self.pipeline.name)
+
+
+RECIPES: dict[str, type[Recipe]] = {"classify": ClassifyRecipe, "generate": GenerateRecipe}

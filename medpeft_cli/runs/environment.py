@@ -4,29 +4,35 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("medpeft", "torch", "torchvision", "timm", "peft", "safetensors", "numpy", "pillow")
+PACKAGES = ("medpeft", "torch", "torchvision", "timm", "peft", "diffusers", "transformers", "safetensors", "numpy", "pillow")
 
 
 def describe_environment() -> dict[str, Any]:
     """Return package versions, Python, platform, git revision of the source, and the SLURM job if there is one."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     return {
-        "versions": versions,
+        "versions": versions(PACKAGES),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "git": git_revision(Path(__file__).parent),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed version of each package, None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def describe_device(device: str) -> dict[str, Any]:

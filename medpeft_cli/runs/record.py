@@ -13,7 +13,7 @@ from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import read_json, unwritable, write_json, write_text
 from medpeft_cli.recipe.identity import cell, identity, run_id
 from medpeft_cli.recipe.load import Loaded, dump_recipe
-from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.recipe.schema import RECIPES, Recipe
 
 SCHEMA_VERSION = 1
 RESULTS_REVISION = 1  # raised by every change that changes results
@@ -82,14 +82,26 @@ class Record:
         return record
 
     @property
-    def recipe(self) -> ClassifyRecipe:
+    def task(self) -> str:
+        """Task of the recipe: classify or generate.
+
+        Raises:
+            DataError: if it is none that this medpeft knows.
+        """
+        recipe = self.data["recipe"]
+        if not isinstance(recipe, dict) or recipe.get("task") not in RECIPES:
+            raise DataError(f"{self.run_dir / 'record.json'}: recipe.task: wanted one of {', '.join(RECIPES)}", REPAIR)
+        return str(recipe["task"])
+
+    @property
+    def recipe(self) -> Recipe:
         """The resolved recipe.
 
         Raises:
             DataError: if it is not one that this medpeft knows.
         """
         try:
-            return ClassifyRecipe.model_validate(self.data["recipe"])
+            return RECIPES[self.task].model_validate(self.data["recipe"])
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))

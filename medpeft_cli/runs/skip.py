@@ -29,18 +29,18 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     description = loaded.recipe.data.folder / "dataset.json"
     if description.is_file():
         refuse_changed_inputs(record, read_json(description).get("sha256", ""))
-    weights, before = Path(loaded.recipe.backbone.weights), record.data.get("weights", {}).get("file_sha256")
+    weights, before = loaded.recipe.weights_file, record.data.get("weights", {}).get("file_sha256")
     if before and weights.is_file() and sha256_file(weights) != before:
         raise _changed(record, f"the weights file {weights}")
     return run_dir
 
 
 def refuse_changed_inputs(record: Record, manifest_sha256: str, weights_sha256: str | None = None) -> None:
-    """Raise DataError if a record was made with another version of its dataset or of its backbone's weights."""
+    """Raise DataError if a record was made with another version of its dataset or of its pre-trained weights."""
     if record.data.get("data", {}).get("manifest_sha256") not in (None, manifest_sha256):
         raise _changed(record, "the dataset")
     if weights_sha256 and record.data.get("weights", {}).get("sha256") not in (None, weights_sha256):
-        raise _changed(record, "the backbone's weights")
+        raise _changed(record, "the pre-trained weights")
 
 
 def _changed(record: Record, what: str) -> DataError:

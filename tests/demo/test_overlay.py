@@ -67,6 +67,15 @@ def test_a_recipe_is_valid_with_the_demo_laid_over_it(name):
     assert loaded.method.name == name.partition("_")[2]
 
 
+def test_a_pipeline_becomes_the_bundled_one():
+    loaded = load_recipe(RECIPES / "mimic_bias.yaml", ["pipeline.name=mine", "train.steps=5"], demo=True).recipe
+    assert loaded.demo
+    assert loaded.pipeline.name == "demo_sd" and loaded.pipeline.size is None
+    assert loaded.data.root == Path("data/demo/mimic_cxr")
+    assert (loaded.train.steps, loaded.train.precision) == (5, "float32")
+    assert (loaded.evaluate.encoder, loaded.evaluate.clip) == ("demo", "demo")
+
+
 def test_what_the_user_sets_wins_over_the_demo():
     loaded = load_recipe(RECIPES / "isic_ssf.yaml", ["train.epochs=2"], demo=True).recipe
     assert loaded.train.epochs == 2

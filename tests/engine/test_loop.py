@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from medpeft_cli.engine.checkpoint import Checkpoint
-from medpeft_cli.engine.loop import Micro, fit
+from medpeft_cli.engine.loop import Micro, Plan, fit
 from medpeft_cli.engine.optim import learning_rate
 from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.methods import METHODS
@@ -47,8 +47,6 @@ def adapted(model):
 class ToyTask:
     """Twelve fixed examples in steps of four and shares of `share`."""
 
-    steps_per_epoch = 3
-
     def __init__(self, share=4, scores=(0.5,)):
         generator = torch.Generator().manual_seed(1)
         self.x = torch.randn(12, 4, generator=generator)
@@ -66,14 +64,15 @@ class ToyTask:
         x, y = micro.batch
         return functional.cross_entropy(model(x), y, reduction="sum") / 4
 
-    def validate(self, model):
+    def validate(self, model, step):
         assert not model.training
         self.validated += 1
         return {"f1_macro": self.scores[min(self.validated, len(self.scores)) - 1], "loss": 1.0}
 
 
-def train(model, task, folder, **spec):
+def train(model, task, folder, total_steps=None, ema_decay=None, **spec):
     spec = Train(**({"epochs": 2, "lr": 0.05, "checkpoint_seconds": 1e9} | spec))
+    task.plan = Plan(total_steps or 3 * spec.epochs, 3, 0, spec.select, spec.patience_epochs, ema_decay)
     return fit(adapted(model), task, spec, 0, torch.device("cpu"), Checkpoint(folder), lambda *a, **k: None)
 
 
@@ -90,7 +89,7 @@ def test_the_steps_are_those_of_adamw_written_out(tmp_path):
     for step in range(6):
         rows = slice(step % 3 * 4, step % 3 * 4 + 4)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, 3, spec)
+            group["lr"] = learning_rate(step, 6, 0, spec)
         loss = functional.cross_entropy(reference(task.x[rows]), task.y[rows])
         losses.append(loss.item())
         optimiser.zero_grad()
@@ -119,7 +118,7 @@ def test_the_best_epoch_on_validation_is_kept_the_earlier_of_two_alike(tmp_path)
 def test_selection_by_loss_takes_the_lowest(tmp_path):
     task = ToyTask()
     losses = iter((0.7, 0.2, 0.5))
-    task.validate = lambda model: {"loss": next(losses)}
+    task.validate = lambda model, step: {"loss": next(losses)}
     state, _, _ = train(Toy(), task, tmp_path, epochs=3, select="loss")
     assert (state.best_epoch, state.best_value) == (1, 0.2)
 
@@ -139,8 +138,8 @@ def test_going_on_from_a_finished_checkpoint_trains_nothing(tmp_path):
     assert all(torch.equal(best[name], best_again[name]) for name in best)
 
 
-@pytest.mark.parametrize("stop", range(1, 12))
-def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, stop):
+@pytest.mark.parametrize(("stop", "ema_decay"), [*((stop, None) for stop in range(1, 12)), (5, 0.9), (8, 0.9)])
+def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, stop, ema_decay):
     class StopError(Exception):
         pass
 
@@ -158,12 +157,14 @@ def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, st
         return model
 
     whole = noisy()
-    expected, best, _ = train(whole, ToyTask(share=2), tmp_path / "whole")
+    expected, best, _ = train(whole, ToyTask(share=2), tmp_path / "whole", ema_decay=ema_decay)
     with pytest.raises(StopError):
-        train(noisy(), Stopping(share=2), tmp_path / "cut", checkpoint_seconds=0)
+        train(noisy(), Stopping(share=2), tmp_path / "cut", ema_decay=ema_decay, checkpoint_seconds=0)
     torch.manual_seed(stop + 100)  # whatever ran before
     resumed = noisy()
-    state, best_resumed, _ = train(resumed, ToyTask(share=2), tmp_path / "cut", checkpoint_seconds=0)
+    state, best_resumed, _ = train(
+        resumed, ToyTask(share=2), tmp_path / "cut", ema_decay=ema_decay, checkpoint_seconds=0
+    )
     assert state.history == expected.history
     assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
     assert all(torch.equal(best[name], best_resumed[name]) for name in best)
@@ -174,7 +175,7 @@ def test_the_loss_that_is_not_finite_is_named_by_its_step_and_never_saved(tmp_pa
         def loss(self, model, micro):
             return super().loss(model, micro) * (float("nan") if micro.step == 2 else 1)
 
-    with pytest.raises(RunError, match="loss became nan at step 2 of epoch 0") as caught:
+    with pytest.raises(RunError, match="loss became nan at step 2 of 6") as caught:
         train(Toy(), Broken(), tmp_path, checkpoint_seconds=0)
     assert "the last finite checkpoint" in caught.value.hint
     state, content = Checkpoint(tmp_path).load()
@@ -193,3 +194,52 @@ def test_half_precision_trains_in_float32_tensors(tmp_path, precision):
     state, _, _ = train(model, ToyTask(), tmp_path, precision=precision, clip_norm=1.0)
     assert model.body.weight.dtype == torch.float32 and not torch.equal(model.body.weight, before)
     assert state.history[1]["train_loss"] < state.history[0]["train_loss"]
+
+
+def test_the_last_epoch_may_be_a_short_one(tmp_path):
+    class Short(ToyTask):
+        def micro_batches(self, epoch, first_step):
+            return (m for m in super().micro_batches(epoch, first_step) if epoch * 3 + m.step < self.plan.total_steps)
+
+    state, _, _ = train(Toy(), Short(), tmp_path, total_steps=5)
+    assert [entry["step"] for entry in state.history] == [3, 5]
+
+
+def test_the_last_weights_are_kept_where_nothing_selects(tmp_path):
+    model, task = Toy(), ToyTask()
+    losses = iter((0.2, 0.7))
+    task.validate = lambda model, step: {"loss": next(losses)}
+    spec = Train(lr=0.05)
+    task.plan = Plan(6, 3)
+    checkpoint = Checkpoint(tmp_path)
+    state, best, _ = fit(adapted(model), task, spec, 0, torch.device("cpu"), checkpoint, lambda *a, **k: None)
+    assert (state.best_epoch, state.best_step, state.best_value) == (1, 6, 0.7)
+    assert torch.equal(best["body.weight"], model.body.weight)
+
+
+def test_the_running_average_is_validated_and_kept_and_training_goes_on_without_it(tmp_path):
+    class Seeing(ToyTask):
+        def __init__(self):
+            super().__init__()
+            self.seen, self.steps = [], []
+
+        def loss(self, model, micro):
+            self.steps.append(model.body.weight.detach().clone())
+            return super().loss(model, micro)
+
+        def validate(self, model, step):
+            self.seen.append(model.body.weight.detach().clone())
+            return super().validate(model, step)
+
+    plain, averaged = Seeing(), Seeing()
+    model = Toy()
+    train(Toy(), plain, tmp_path / "a")
+    state, best, _ = train(model, averaged, tmp_path / "b", ema_decay=0.5)
+    assert all(torch.equal(one, other) for one, other in zip(plain.steps, averaged.steps, strict=True))
+    average = plain.steps[0]
+    for step, after in enumerate([*plain.steps[1:], model.body.weight.detach()]):
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        average = decay * average + (1 - decay) * after
+        if step == 2:
+            torch.testing.assert_close(averaged.seen[0], average)
+    torch.testing.assert_close(averaged.seen[1], average)

@@ -10,20 +10,20 @@ from medpeft_cli.recipe.schema import Train
 
 
 def test_rate_warms_up_linearly_then_falls_by_half_a_cosine():
-    spec = Train(epochs=4, lr=1.0, warmup_epochs=1)
-    rates = [learning_rate(step, 10, spec) for step in range(40)]
+    spec = Train(lr=1.0)
+    rates = [learning_rate(step, 40, 10, spec) for step in range(40)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 30)) for step in range(30)])
 
 
 def test_constant_rate_stays_at_its_peak():
-    spec = Train(epochs=2, lr=0.3, schedule="constant")
-    assert {learning_rate(step, 5, spec) for step in range(10)} == {0.3}
+    spec = Train(lr=0.3, schedule="constant")
+    assert {learning_rate(step, 10, 0, spec) for step in range(10)} == {0.3}
 
 
 def test_a_warmup_longer_than_training_never_divides_by_zero():
-    spec = Train(epochs=1, lr=1.0, warmup_epochs=5)
-    assert learning_rate(3, 4, spec) == 1.0
+    spec = Train(lr=1.0)
+    assert learning_rate(3, 4, 20, spec) == 1.0
 
 
 def test_tensors_of_one_dimension_are_not_decayed():

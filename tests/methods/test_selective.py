@@ -4,6 +4,7 @@ from torch import nn
 
 from medpeft_cli.methods.adapt import hold_norms
 from tests.methods.tiny import adapted, build, images, tiny
+from tests.toys import toy_unet
 
 
 def names(model, kinds):
@@ -93,3 +94,26 @@ def test_matched_modules_are_named():
     cell = adapted("norm", "vit")
     assert cell.matched == [f"blocks.{i}.norm{j}" for i in (0, 1) for j in (1, 2)] + ["norm"]
     assert len(adapted("bias", "cnn").matched) == sum(isinstance(m, nn.BatchNorm2d) for m in tiny("cnn").modules())
+
+
+def by_name(model, *words):
+    """The paper's rules for U-Nets, which look at names (p. 18–20)."""
+    return {name for name, _ in model.named_parameters() if any(word in name for word in words)}
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_rules_on_a_unet_are_the_papers(kind):
+    def chosen(method, **parameters):
+        cell = adapted(method, "unet", toy_unet(kind), **parameters)
+        assert cell.head_names == cell.moving_names == []
+        return set(cell.method_names)
+
+    plain = toy_unet(kind)
+    biases = {name for name, _ in plain.named_parameters() if name.split(".")[-1] == "bias"}
+    assert chosen("bias") == biases
+    assert chosen("norm") == by_name(plain, "norm")
+    assert chosen("attention") == by_name(plain, "attentions")
+    assert chosen("bias_norm_attention") == biases | by_name(plain, "norm", "attentions")
+    assert chosen("full") == {name for name, _ in plain.named_parameters()}
+    assert chosen("attention", scope="attention") == by_name(plain, ".attn1.", ".attn2.")
+    assert chosen("bias_norm_attention", scope="attention") == biases | by_name(plain, "norm", ".attn1.", ".attn2.")

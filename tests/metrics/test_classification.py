@@ -17,7 +17,7 @@ from medpeft_cli.metrics.classification import (
     ranking_metrics,
     score,
 )
-from medpeft_cli.metrics.names import METRIC_INFO
+from medpeft_cli.metrics.names import CLASSIFICATION
 
 
 def predictions(images: int, classes: int, seed: int, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ def test_calibration_in_closed_form():
 def test_certain_and_right_is_perfect_certain_and_wrong_is_finite():
     labels = np.array([0, 1, 2, 0])
     best = values(np.eye(3)[labels], labels)
-    assert best == {name: (1.0 if METRIC_INFO[name].higher_is_better else 0.0) for name in best}
+    assert best == {name: (1.0 if CLASSIFICATION[name].higher_is_better else 0.0) for name in best}
     worst = values(np.eye(3)[(labels + 1) % 3], labels)
     assert worst["ece"] == pytest.approx(1) and worst["brier"] == pytest.approx(2)
     assert worst["nll"] == pytest.approx(-np.log(np.finfo(float).eps))
@@ -212,7 +212,7 @@ def test_point_refuses_an_unknown_metric():
 
 
 def test_every_metric_has_a_title_and_a_definition():
-    assert set(OVERALL) == set(METRIC_INFO)
+    assert set(OVERALL) == set(CLASSIFICATION)
     assert len(OVERALL) == 10
 
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from medpeft_cli.methods import METHODS
 from medpeft_cli.recipe.document import recipe_reference, recipe_schema
 from medpeft_cli.recipe.load import leaves
-from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.recipe.schema import RECIPES
 
 DOCUMENT = Path(__file__).parents[2] / "docs/recipes.md"
 
@@ -14,13 +16,15 @@ def test_the_reference_is_up_to_date():
     assert DOCUMENT.read_text() == recipe_reference(), "run python -m medpeft_cli.recipe.document > docs/recipes.md"
 
 
-def test_every_field_is_explained():
-    text = recipe_reference()
-    values = {"task": "classify", "data": {"card": "x"}, "backbone": {"name": "x"}, "method": {"name": "x"}}
-    fields = [".".join(key) for key, _ in leaves(ClassifyRecipe.model_validate(values).model_dump(mode="json"))]
+@pytest.mark.parametrize(("task", "model"), [("classify", "backbone"), ("generate", "pipeline")])
+def test_every_field_is_explained(task, model):
+    common, *own = recipe_reference().split("\n## Fields of `task: ")
+    (own,) = [part for part in own if part.startswith(task)]
+    values = {"task": task, "data": {"card": "x"}, model: {"name": "x"}, "method": {"name": "x"}}
+    fields = [".".join(key) for key, _ in leaves(RECIPES[task].model_validate(values).model_dump(mode="json"))]
     assert len(fields) > 40
     for field in fields:
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{field}` |")]
+        (row,) = [line for line in (common + own).splitlines() if line.startswith(f"| `{field}` |")]
         assert len(row.split("|")[4].strip()) > 3, field
 
 
@@ -33,4 +37,7 @@ def test_every_hyper_parameter_names_its_methods():
 
 
 def test_the_schema_for_editors_knows_every_section():
-    assert {"data", "backbone", "method", "train", "augment", "evaluate"} <= set(recipe_schema()["properties"])
+    schema = recipe_schema()
+    recipes = [schema["$defs"][option["$ref"].rpartition("/")[2]]["properties"] for option in schema["oneOf"]]
+    assert {"data", "backbone", "method", "train", "augment", "evaluate"} <= set(recipes[0])
+    assert {"data", "pipeline", "method", "train", "sample", "evaluate"} <= set(recipes[1])

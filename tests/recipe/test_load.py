@@ -253,3 +253,20 @@ def test_the_demo_keeps_the_family_that_set_names(write):
 def test_a_wrong_recipe_is_wrong_in_the_demo_too(write):
     (line,) = lines_of(write("base: base.yaml\nbackbone: 5\n"), demo=True)
     assert line == "r.yaml:2:11: backbone: got 5, wanted a map"
+
+
+def test_a_task_that_is_not_there_is_named_with_the_nearest(write):
+    (line,) = lines_of(write("base: base.yaml\ntask: genrate\n"))
+    assert line == "r.yaml:2:7: task: got 'genrate', did you mean 'generate'? wanted one of classify, generate"
+    assert lines_of(write("data: {card: isic}\nmethod: {name: ssf}\n")) == [
+        "r.yaml:1:1: task: got nothing, wanted classify or generate"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "method"), [("generate", "pipeline", "tsa"), ("classify", "backbone", "svdiff")]
+)
+def test_a_method_of_the_other_task_is_refused_before_anything_is_loaded(write, task, model, method):
+    path = write(f"task: {task}\ndata: {{card: isic}}\n{model}: {{name: x}}\nmethod: {{name: {method}}}\n")
+    (line,) = lines_of(path)
+    assert f"'{method}' is not for task {task}" in line

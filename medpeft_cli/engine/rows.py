@@ -1,0 +1,91 @@
+"""Rows of numbers on disk, found by key: computed once, shared by all runs, kept through a crash."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from medpeft_cli.console import console
+from medpeft_cli.files import unwritable
+
+KEY = 32  # hex digits of a key
+
+
+class RowStore:
+    """An append-only table of float16 rows of one shape.
+
+    `rows.bin` holds the rows end to end, `keys.txt` a key a line in the same order. A row counts once its key is written,
+    which comes last, so that what a killed process leaves behind is cut off by the next that writes.
+
+    Args:
+        folder: made when something is written.
+        shape: of one row.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int]):
+        self.folder, self.shape = folder, tuple(shape)
+        self.row_bytes = 2 * int(np.prod(self.shape))
+        self.places: dict[str, int] = {}
+        self._read_keys()
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Return those keys that have no row yet, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self.places]
+
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """Return the rows of some keys, float16 (len(keys), *shape)."""
+        table = np.memmap(self.folder / "rows.bin", dtype=np.float16, mode="r")[
+            : len(self.places) * self.row_bytes // 2
+        ]
+        return table.reshape(-1, *self.shape)[[self.places[key] for key in keys]]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that adds rows; waits for another one, and then knows its rows.
+
+        Raises:
+            RunError: if the folder cannot be written or the disk is full.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("a+") as lock:
+                self._wait(lock)
+                self._read_keys()
+                for name, size in (("keys.txt", KEY + 1), ("rows.bin", self.row_bytes)):
+                    (self.folder / name).touch()
+                    os.truncate(self.folder / name, len(self.places) * size)
+                yield
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+
+    def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Append rows, float (len(keys), *shape), under new keys; only inside `writing`."""
+        for name, content in (
+            ("rows.bin", np.ascontiguousarray(rows, dtype=np.float16).tobytes()),
+            ("keys.txt", "".join(f"{key}\n" for key in keys).encode()),
+        ):
+            with (self.folder / name).open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
+
+    def _wait(self, lock) -> None:  # noqa: ANN001
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say(f"waiting for another process that writes {self.folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            console.warn(f"{self.folder}: not locked against a second process: {error.strerror}")
+
+    def _read_keys(self) -> None:
+        """Take note of every row whose key is whole and whose numbers are there."""
+        keys, rows = self.folder / "keys.txt", self.folder / "rows.bin"
+        if keys.is_file() and rows.is_file():
+            count = min(keys.stat().st_size // (KEY + 1), rows.stat().st_size // self.row_bytes)
+            found = keys.read_text().split("\n")[:count]
+            self.places = {key: place for place, key in enumerate(found)}

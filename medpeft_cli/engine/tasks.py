@@ -1,0 +1,56 @@
+"""Which line a recipe takes."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from medpeft_cli.engine.run import trained_run
+from medpeft_cli.errors import RecipeError
+from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.runs.record import Record
+
+LINES = {  # task of a recipe → its module, and the function there that is the whole line
+    "classify": ("medpeft_cli.engine.classify", "run_classification"),
+    "generate": ("medpeft_cli.engine.text_to_image", "run_text_to_image"),
+}
+PROBE_LATENTS = 8  # side of the latents on which a U-Net is tried
+
+
+def run_recipe(loaded: Loaded, results: Path, command: str, *, evaluate: bool = True) -> Path:
+    """Fine-tune as a recipe says, score the test split, and return the run directory; see `run_classification`."""
+    module, line = LINES[loaded.recipe.task]
+    run_dir: Path = getattr(import_module(module), line)(loaded, results, command, evaluate=evaluate)
+    return run_dir
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Build everything, check that every trained tensor is reached, train nothing; return what the record would say."""
+    from medpeft_cli.engine.assembly import describe, facts
+    from medpeft_cli.methods.adapt import probe
+
+    assembly = import_module(LINES[recipe.task][0]).assemble(recipe)
+    describe(assembly)
+    probe(assembly.adapted, PROBE_LATENTS if assembly.adapted.family == "unet" else assembly.input.size)
+    return facts(assembly)
+
+
+def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> Record:
+    """Score the test split of a trained run.
+
+    Args:
+        run_dir: a run that `finetune` has trained.
+        weights: where the pre-trained weights are now; None = where they were.
+        changes: fields of the recipe's `evaluate` to use instead, such as bootstrap=5000.
+
+    Raises:
+        RecipeError: if a field is none of the task's.
+        DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
+    """
+    with trained_run(run_dir) as record:
+        recipe = record.recipe
+        if strange := sorted(changes.keys() - type(recipe.evaluate).model_fields.keys()):
+            raise RecipeError(f"evaluate: {strange[0]} is not for runs of task {recipe.task}")
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
+        import_module(LINES[recipe.task][0]).score_test(record, recipe, weights)
+    return record
