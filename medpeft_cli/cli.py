@@ -314,7 +314,7 @@ def generate(
     it was stopped. images.jsonl says what each image is, generation.json how all were made. Prints the folder.
     """
     if prompts and prompt is not None:
-        raise RecipeError("generate: give --prompts or --prompt, not both")
+        raise RecipeError("generate: give --prompts or --prompt, not both", "--prompts reads a file, --prompt is one text")
     if prompt is not None and not prompt.strip():
         raise RecipeError("generate: --prompt is empty", "--guidance 1 shows what is made without guidance by a prompt")
     part = _part(shard)
