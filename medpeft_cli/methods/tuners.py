@@ -49,6 +49,16 @@ class ShrinkingConfig(TunerConfig):
         return self
 
 
+class BankConfig(TunerConfig):
+    """What VB-LoRA's bank has to hold."""
+
+    @model_validator(mode="after")
+    def _holds_enough(self) -> Self:
+        if self.chosen > self.vectors:
+            raise ValueError(f"chosen: {self.chosen}, wanted at most vectors {self.vectors}")
+        return self
+
+
 class Option(NamedTuple):
     """One hyper-parameter: our name, peft's name, type and pydantic field."""
 
@@ -218,7 +228,8 @@ _ROWS = (
     _tuner("vblora", "VB-LoRA", "Li et al. 2024, arXiv:2405.15179", "VBLoRAConfig", LINEAR,
            _rank(4), _count("vectors", "num_vectors", 256, "vectors in the shared bank"),
            _count("vector_length", "vector_length", 64, "numbers per vector; must divide the layer's sides"),
-           _count("chosen", "topk", 2, "vectors mixed into each piece"), _dropout("vblora_dropout"), exact_at_init=False),
+           _count("chosen", "topk", 2, "vectors mixed into each piece"), _dropout("vblora_dropout"),
+           base=BankConfig, exact_at_init=False),
     _tuner("frod", "FRoD", "FRoD 2026, AAAI, doi:10.1609/aaai.v40i31.39813", "FrodConfig", ("vit",), _dropout("frod_dropout"),
            fixed=_SAVED | {"progressbar": False}, seed="projection_prng_key",
            no_unet="its factors are shared by layers of one width, and a U-Net has several"),

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ def identity(recipe: Recipe) -> str:
 
     Of a card, a weights file or a pipeline only the last part of its path counts: their contents are hashed into the record.
     """
-    return _hash(_essence(recipe))
+    return _hash(essence(recipe.model_dump(mode="json")))
 
 
 def cell(recipe: Recipe) -> str:
     """Return 8 hex digits shared by the runs that differ in nothing but the seed: one cell of a table."""
-    essence = _essence(recipe)
-    del essence["seed"]
-    return _hash(essence)
+    values = essence(recipe.model_dump(mode="json"))
+    del values["seed"]
+    return _hash(values)
 
 
 def run_id(recipe: Recipe) -> str:
@@ -43,18 +45,35 @@ def card_name(card: str) -> str:
     return Path(card).stem if Path(card).suffix in (".yaml", ".yml") else card
 
 
-def _essence(recipe: Recipe) -> dict[str, Any]:
-    values = recipe.model_dump(mode="json")
+def essence(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's result: a resolved recipe less INCIDENTAL, and of paths the last part.
+
+    Args:
+        recipe: plain values, as `model_dump(mode="json")` gives them and a record holds them; what is missing stays so.
+    """
+    values = deepcopy(dict(recipe))
     for *above, name in INCIDENTAL:
-        target = values
-        for step in above:
-            target = target[step]
-        target.pop(name, None)
-    values["data"]["card"] = card_name(values["data"]["card"])
-    for section, field in (("backbone", "weights"), ("pipeline", "name")):
-        if section in values:
-            values[section][field] = Path(values[section][field]).name
+        _section(values, *above).pop(name, None)
+    for section, field, short in (
+        ("data", "card", card_name),
+        ("backbone", "weights", _last),
+        ("pipeline", "name", _last),
+    ):
+        target = _section(values, section)
+        if isinstance(path := target.get(field), str):
+            target[field] = short(path)
     return values
+
+
+def _section(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return a map inside a recipe; an empty one where a record has none."""
+    for name in names:
+        values = found if isinstance(found := values.get(name), dict) else {}
+    return values
+
+
+def _last(path: str) -> str:
+    return Path(path).name
 
 
 def _hash(values: dict[str, Any]) -> str:

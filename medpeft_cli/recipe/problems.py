@@ -30,7 +30,11 @@ def check(model: type[M], values: Any, document: Document, under: Key = ()) -> M
     except ValidationError as error:
         schema = model.model_json_schema()
         seen: set[Key] = set()
-        for detail in error.errors(include_url=False):
+        details = error.errors(include_url=False)
+        short = {detail["loc"][:-1] for detail in details if _is_short(detail)}  # lists: told once, not item by item
+        for detail in details:
+            if detail["loc"][:-1] in short and not _is_short(detail):
+                continue
             key, node, parent = _follow(schema, detail["loc"], values)
             if key not in seen:  # each branch of a union reports its own failure
                 seen.add(key)
@@ -45,7 +49,7 @@ def _problem(detail: Any, key: Key, node: Schema, parent: Schema, document: Docu
         known += ["base"] if "task" in known else []  # only a file may say it
         place = document.keys.get(key) or place_of(key, document)
         return Problem(place, dotted(key), f"no such field, {one_of(str(key[-1]), known)}")
-    if detail["type"] == "missing" and isinstance(key[-1], int):  # a list that is too short
+    if _is_short(detail):
         return Problem(
             place_of(key[:-1], document), dotted(key[:-1]), f"got {got(detail['input'])}, wanted {wanted(node)}"
         )
@@ -59,6 +63,11 @@ def _problem(detail: Any, key: Key, node: Schema, parent: Schema, document: Docu
         found = "" if isinstance(value, dict) else f"got {got(value)}, "
         return Problem(place, dotted(key), f"{found}{detail['ctx']['error']}")
     return Problem(place, dotted(key), f"got {got(detail['input'])}, wanted {wanted(node)}")
+
+
+def _is_short(detail: Any) -> bool:
+    """Return whether pydantic misses an item of a list of fixed length."""
+    return detail["type"] == "missing" and isinstance(detail["loc"][-1], int)
 
 
 def one_of(name: str, known: list[str]) -> str:
@@ -106,6 +115,8 @@ def wanted(node: Schema) -> str:
     }
     if node.get("format") == "path":
         return "a path"
+    if "pattern" in node:  # says nothing to a reader: the description lists what it admits
+        return f"text: {node['description'].partition(';')[0]}"
     return words.get(str(kind), "a map" if kind == "object" or "$ref" in node else "anything") + _bounds(node)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SelectMetric = Literal["f1_macro", "f1_weighted", "accuracy", "balanced_accuracy", "auroc_ovr", "loss"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,6 +54,18 @@ class Input(Strict):
     )
 
 
+OWNED_OPTIONS = {  # arguments of timm.create_model that other fields decide, or that would break the line
+    "num_classes": "the dataset says how many classes there are",
+    "in_chans": "pictures are always read as RGB",
+    "pretrained": "set backbone.weights",
+    "checkpoint_path": "set backbone.weights",
+    "img_size": "set backbone.input.size",
+    "pretrained_cfg": "set backbone.input",
+    "pretrained_cfg_overlay": "set backbone.input",
+    "features_only": "a classifier is needed",
+}
+
+
 class Backbone(Strict):
     """The pre-trained network."""
 
@@ -65,6 +77,13 @@ class Backbone(Strict):
     )
     options: dict[str, Any] = Field({}, description="further arguments of timm.create_model, such as pad_type: same")
     input: Input = Field(Input(), description="overrides of the data configuration")
+
+    @field_validator("options")
+    @classmethod
+    def _not_the_recipes(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(options.keys() & OWNED_OPTIONS.keys()):
+            raise ValueError("; ".join(f"{name}: {OWNED_OPTIONS[name]}" for name in taken))
+        return options
 
 
 class MethodChoice(BaseModel):
@@ -110,7 +129,9 @@ class Optimisation(Strict):
         64, ge=1, description="images per forward pass; more are accumulated. Smaller = less memory"
     )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW; never applied to tensors of one dimension")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="AdamW; never applied to vectors: tensors with at most one side longer than 1"
+    )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's running averages")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null = no clipping")
@@ -133,6 +154,14 @@ class Train(Optimisation):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass of the target spread over all classes")
     select: SelectMetric = Field("f1_macro", description="validation metric that picks the epoch")
     patience_epochs: int | None = Field(None, ge=1, description="stop after so many epochs without gain; null = never")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "Train":
+        if self.class_weights == self.sampling == "balanced":
+            raise ValueError(
+                "give class_weights: balanced or sampling: balanced, not both: each alone evens the classes out"
+            )
+        return self
 
 
 class Intervals(Strict):

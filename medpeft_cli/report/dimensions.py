@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
+from medpeft_cli.recipe.identity import essence
 from medpeft_cli.report.records import Run
 
 # The order of the paper's Table 2 (CNN) and Table 3 (ViT); whatever it does not have follows by title.
@@ -14,7 +14,6 @@ METHOD_ORDER = {
     "vit": ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm"),
 }
 DATASET_ORDER = ("breastus", "fitzpatrick", "isic", "smdg", "pneumonia")
-IDENTITY_FREE = ("seed", "device", "workers", "data.root", "train.checkpoint_seconds")  # never make two variants
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,8 @@ def _data_version(run: Run) -> str | None:
 
 
 def _asked_backbone(run: Run) -> Hashable:
-    """Return what a recipe says of the backbone; of a weights file the name, as in the identity."""
-    backbone = run.setting("backbone")
-    asked = _flat(backbone if isinstance(backbone, dict) else {})
-    return run.backbone_title, *sorted((asked | {"weights": PurePath(asked.get("weights", "")).name}).items())
+    """Return what a recipe says of the backbone."""
+    return run.backbone_title, *sorted(item for item in _fields(run).items() if item[0].startswith("backbone."))
 
 
 def _weights_version(run: Run) -> str | None:
@@ -154,7 +151,7 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
     differing: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for (_, column), group in groups.items():
         if len(cells := {(entry.run.cell, *_versioned(entry).values()) for entry in group}) > 1:
-            recipes = [_flat(entry.run.recipe) | _versioned(entry) for entry in group]
+            recipes = [_fields(entry.run) | _versioned(entry) for entry in group]
             names = sorted({name for recipe in recipes for name in recipe})
             fields = {name for name in names if len({recipe.get(name) for recipe in recipes}) > 1}
             if len({tuple(recipe.get(name) for name in fields) for recipe in recipes}) < len(cells):
@@ -162,7 +159,7 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
             differing[column] |= fields  # one column, one set of fields
     for entry in entries:
         if fields := differing[entry.key(columns)]:
-            recipe = _flat(entry.run.recipe) | _versioned(entry) | {"recipe": entry.run.cell}
+            recipe = _fields(entry.run) | _versioned(entry) | {"recipe": entry.run.cell}
             values = {name: recipe.get(name, "–") for name in sorted(fields)}
             entry.labels["variant"] = ", ".join(f"{_short(name, fields)} {value}" for name, value in values.items())
             entry.order["variant"] = tuple(map(_natural, values.values()))
@@ -181,13 +178,18 @@ def _natural(value: str) -> tuple[int, float, str]:
         return 1, 0.0, value
 
 
+def _fields(run: Run) -> dict[str, str]:
+    """Return what may make two variants: the fields that count for the identity, less the seed."""
+    return _flat({name: value for name, value in essence(run.recipe).items() if name != "seed"})
+
+
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in recipe.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             flat |= _flat(value, f"{name}.")
-        elif name not in IDENTITY_FREE:
+        else:
             flat[name] = str(value)
     return flat
 

@@ -14,7 +14,7 @@ from medpeft_cli.methods.adapt import adapt
 from medpeft_cli.methods.state import save_adapter
 from medpeft_cli.methods.tuners import TUNERS
 from medpeft_cli.models.backbones import build_backbone
-from medpeft_cli.recipe.schema import Backbone
+from medpeft_cli.recipe.schema import Backbone, Input
 from tests.methods.tiny import SIZE, config_of, images, perturb, tiny
 
 RANDOM = [name for name, tuner in TUNERS.items() if tuner.seed is not None]
@@ -49,7 +49,7 @@ def test_two_seeds_have_different_random_parts_and_one_seed_the_same(name):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_the_folder_gives_them_back_whatever_was_drawn_before(name, tmp_path):
-    spec = Backbone(name="test_vit", weights="random", options={"img_size": SIZE, "depth": 2})
+    spec = Backbone(name="test_vit", weights="random", options={"depth": 2}, input=Input(size=SIZE))
     built = build_backbone(spec, 3, 5)
     torch.manual_seed(seed_of(5, "adapter"))
     config = config_of(name)

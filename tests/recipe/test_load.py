@@ -178,6 +178,35 @@ def test_fraction_and_k_shot_exclude_each_other(write):
     assert line == "r.yaml:2:7: data: give fraction or k_shot, not both"
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.betas=[1]", "train.betas: got [1], wanted 2 numbers ≥ 0 and < 1"),
+        ("device=gpu", "device: got 'gpu', wanted text: auto, cpu, cuda, cuda:1 or mps"),
+        (
+            "backbone.options={img_size: 96}",
+            "backbone.options: img_size: set backbone.input.size",
+        ),
+        (
+            "backbone.options={pretrained: true, num_classes: 5}",
+            "backbone.options: num_classes: the dataset says how many classes there are; pretrained: set backbone.weights",
+        ),
+    ],
+)
+def test_one_wrong_value_is_one_line_that_says_what_is_wanted(write, override, line):
+    assert lines_of(write("base: base.yaml\n"), [override]) == [f"--set {line}"]
+
+
+def test_classes_are_evened_out_once(write):
+    (line,) = lines_of(write("base: base.yaml\n"), ["train.class_weights=balanced", "train.sampling=balanced"])
+    assert "train: give class_weights: balanced or sampling: balanced, not both" in line
+
+
+def test_the_vectors_of_vblora_that_are_mixed_come_from_its_bank(write):
+    (line,) = lines_of(write("base: base.yaml\nmethod: {name: vblora, vectors: 2, chosen: 3}\n"))
+    assert line == "r.yaml:2:9: method: chosen: 3, wanted at most vectors 2"
+
+
 def test_bases_that_go_in_circles_are_refused(write):
     write("base: r.yaml\n", "other.yaml")
     assert lines_of(write("base: other.yaml\n")) == [

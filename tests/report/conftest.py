@@ -46,7 +46,7 @@ def build(dataset="isic", method="ssf", seed=0, value=0.8, *, family="vit", stat
         "seed": seed,
     }
     for key, change in (recipe or {}).items():
-        resolved[key] = resolved[key] | change if isinstance(change, dict) else change
+        resolved[key] = resolved.get(key, {}) | change if isinstance(change, dict) else change
     cell = hashlib.sha256(json.dumps(resolved | {"seed": None, "demo": demo}, sort_keys=True).encode()).hexdigest()[:8]
     identity = hashlib.sha256(f"{cell}{seed}".encode()).hexdigest()[:8]
     k = len(classes)

@@ -192,6 +192,21 @@ def test_recipes_that_differ_are_columns_of_their_own_that_say_how(record, table
     assert [len(cell.values) for cell in table.cells[0]] == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("evaluate", ({"bootstrap": 500}, {"bootstrap": 1000})),
+        ("data", ({"card": "my/isic.yaml"}, {"card": "isic"})),
+        ("backbone", ({"weights": "/a/w.safetensors"}, {"weights": "b/w.safetensors"})),
+    ],
+)
+def test_what_does_not_count_for_the_identity_never_parts_seeds(record, tables, section, values):
+    same = [record(seed=seed, cell="c", recipe={section: value}) for seed, value in enumerate(values)]
+    (table,) = tables(*same, record(cell="d", recipe={"train": {"lr": 0.002}, section: values[0]}))
+    assert [column["variant"] for column in table.columns] == ["lr 0.001", "lr 0.002"]
+    assert [len(cell.values) for cell in table.cells[0]] == [2, 1]
+
+
 def test_recipes_that_differ_in_no_field_are_told_apart_by_their_hash(record, tables):
     (table,) = tables(record(cell="11111111"), record(cell="22222222", seed=1, identity="x"))
     assert [column["variant"] for column in table.columns] == ["recipe 11111111", "recipe 22222222"]
