@@ -314,7 +314,9 @@ def generate(
     it was stopped. images.jsonl says what each image is, generation.json how all were made. Prints the folder.
     """
     if prompts and prompt is not None:
-        raise RecipeError("generate: give --prompts or --prompt, not both", "--prompts reads a file, --prompt is one text")
+        raise RecipeError(
+            "generate: give --prompts or --prompt, not both", "--prompts reads a file, --prompt is one text"
+        )
     if prompt is not None and not prompt.strip():
         raise RecipeError("generate: --prompt is empty", "--guidance 1 shows what is made without guidance by a prompt")
     part = _part(shard)
@@ -491,7 +493,12 @@ def report(
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
-    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Test metric of the table.")] = "f1_macro",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric", metavar="NAME", help="Test metric of the tables. Default: f1_macro; fid for text-to-image."
+        ),
+    ] = None,
 ) -> None:
     """Tables of all runs under a folder.
 

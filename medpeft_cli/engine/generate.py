@@ -180,7 +180,7 @@ def generate(
     if (name := changes.get("scheduler")) is not None:
         lookup("scheduler", SCHEDULERS, name)
     if changes.get("size", 0) % 8:
-        raise RecipeError(f"--size: got {changes['size']}, wanted a multiple of 8 pixels")
+        raise RecipeError(f"--size: got {changes['size']}, wanted a multiple of 8 pixels", "such as 224 or 512")
     usual = None if prompts and out else wanted_by(record)
     sample, size = record.recipe.sample, record.data["input"]["size"]
     settings = replace(Settings(sample.steps, sample.guidance, sample.scheduler, size), **changes)

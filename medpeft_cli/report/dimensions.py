@@ -8,10 +8,11 @@ from typing import Any
 from medpeft_cli.recipe.identity import essence
 from medpeft_cli.report.records import Run
 
-# The order of the paper's Table 2 (CNN) and Table 3 (ViT); whatever it does not have follows by title.
+# The order of the paper's Table 2 (CNN), Table 3 (ViT) and Table 4 (U-Net); whatever it does not have follows by title.
 METHOD_ORDER = {
     "cnn": ("full", "linear", "tsa", "norm", "bias", "ssf"),
     "vit": ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm"),
+    "unet": ("full", "attention", "bias", "norm", "bias_norm_attention", "lora", "svdiff", "difffit"),
 }
 DATASET_ORDER = ("breastus", "fitzpatrick", "isic", "smdg", "pneumonia")
 
@@ -122,8 +123,9 @@ def _data_version(run: Run) -> str | None:
 
 
 def _asked_backbone(run: Run) -> Hashable:
-    """Return what a recipe says of the backbone."""
-    return run.backbone_title, *sorted(item for item in _fields(run).items() if item[0].startswith("backbone."))
+    """Return what a recipe says of the backbone or the pipeline."""
+    asked = [item for item in _fields(run).items() if item[0].startswith(("backbone.", "pipeline."))]
+    return run.backbone_title, *sorted(asked)
 
 
 def _weights_version(run: Run) -> str | None:
