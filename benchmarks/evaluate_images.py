@@ -3,7 +3,7 @@
     python benchmarks/evaluate_images.py [--images 1000] [--pixels 512] [--encoder timm:mobilenetv2_100,…] [--weights FILE]
 
 It makes two sets of noisy pictures in a temporary folder, compares them with nothing kept from before, and prints the seconds
-of each part. Reading and resizing happen in threads beside the encoder, so the parts that wait are what counts.
+of each part, imports left out. Reading and resizing happen in threads beside the encoder, so the parts that wait are what counts.
 """
 
 import argparse

@@ -4,6 +4,10 @@ import numpy as np
 import torch
 
 from medpeft_cli import compat  # noqa: F401  (before torchmetrics)
+
+# isort: split
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
 from medpeft_cli.metrics.pictures import Pictures, ahead
 from medpeft_cli.metrics.resize import centre_square, clean_resize
 
@@ -25,8 +29,6 @@ def ms_ssim_pairs(pictures: Pictures, seed: int, device: torch.device) -> np.nda
     Returns:
         float64 (P,), P = min(M // 2, 100); 1 = identical.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
     drawn = np.random.default_rng(seed).permutation(len(pictures))[: 2 * min(len(pictures) // 2, PAIRS)]
 
     def read(place: int) -> np.ndarray:
