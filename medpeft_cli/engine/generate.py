@@ -14,6 +14,7 @@ from medpeft_cli.engine.album import Album, Job
 from medpeft_cli.engine.assembly import open_dataset, pick_device
 from medpeft_cli.engine.denoise import evenly
 from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.latents import quiet
 from medpeft_cli.engine.loop import DTYPES
 from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.run import refuse_untrained
@@ -217,7 +218,8 @@ def make(
         device = pick_device(recipe.device)
         diffusion = _pipeline(record, wanted.base, weights)
         if device.type == "cuda":
-            diffusion.unet.to(DTYPES[recipe.train.precision])
+            with quiet():
+                diffusion.unet.to(DTYPES[recipe.train.precision])
         sampler = Sampler(diffusion, wanted.settings, device, recipe.train.precision)
         texts = [text for _, text in wanted.prompts.texts]
         longer = sampler.encode.too_long(texts)
