@@ -9,6 +9,7 @@ from medpeft_cli.registry import lookup
 from medpeft_cli.report.dimensions import placeable
 from medpeft_cli.report.records import Problem, Run, read_records
 from medpeft_cli.report.table import Table, TableSpec, pivot
+from medpeft_cli.report.text import leftovers
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def build_report(results: Path, metric: str = "f1_macro") -> Report:
     """Read all records under `results` and pivot them: rows dataset × backbone × fraction, columns methods.
 
     Raises:
-        DataError: if there is no such folder, or no record under it.
+        DataError: if there is no such folder, or no record under it that can be used.
         RecipeError: if the metric is unknown.
     """
     lookup("metric", METRIC_INFO, metric)
@@ -44,5 +45,8 @@ def build_report(results: Path, metric: str = "f1_macro") -> Report:
         raise DataError(
             f"{results}: no record.json under it", "run `medpeft finetune recipes/isic_ssf.yaml --demo` first"
         )
+    if not runs:
+        listed = "".join(f"\n  {line}" for line in leftovers((), problems))
+        raise DataError(f"{results}: no record.json under it can be used{listed}", "was the folder copied whole?")
     unplaced = tuple(run for run in runs if not placeable(run))
     return Report(tuple(pivot(runs, TableSpec(metric=metric))), unplaced, tuple(problems))
