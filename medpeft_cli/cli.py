@@ -1,5 +1,6 @@
 """The commands. Each body is one straight line: load, call, print; heavy imports stand inside."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,14 +27,12 @@ app = typer.Typer(
     name="medpeft",
     help="Parameter-efficient fine-tuning for medical images: prepare, finetune, generate, evaluate, report.",
     epilog=GLOBAL_HELP,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 list_app = typer.Typer(
     help="Show what there is: methods, datasets, backbones, recipes, encoders.",
     epilog=_examples("medpeft list methods", "medpeft list backbones convnext --json"),
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(list_app, name="list")
@@ -567,7 +566,8 @@ def validate(
             problems.append(error)
     for error in problems:
         console.error(error)
-    console.table(rows, ["recipe", "run"])
+    if rows or console.json:
+        console.table(rows, ["recipe", "run"])
     if problems:
         raise typer.Exit(RecipeError.exit_code)
 
@@ -634,17 +634,25 @@ def main() -> None:
     arguments = sys.argv[1:]
     moved = [word for word in arguments if word in GLOBAL_OPTIONS]
     rest = [word for word in arguments if word not in GLOBAL_OPTIONS]
+    if rest in ([], ["list"]):
+        rest.append("--help")
     try:
-        sys.exit(app(moved + rest, standalone_mode=False) or 0)
+        status = app(moved + rest, standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except (BrokenPipeError, SystemExit) as end:
+        # the reader of a pipe has left; click and rich make an exit code of 1 of it
+        left = end if isinstance(end, BrokenPipeError) else end.__context__
+        if not isinstance(left, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing more to say when the interpreter ends
+        sys.exit(0)
     except MedpeftError as error:
         console.error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has left
-        sys.exit(0)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             command = getattr(getattr(error, "ctx", None), "command_path", "medpeft")

@@ -9,6 +9,7 @@ from medpeft_cli.console import console
 from medpeft_cli.data.card import card_names, load_card
 from medpeft_cli.data.decode import is_dicom, is_picture
 from medpeft_cli.data.forms import ClassFolders, MimicCxr, Table
+from medpeft_cli.data.guess import FEWEST_GROUPS
 from medpeft_cli.data.layouts.files import walk
 from medpeft_cli.data.proposals import MASK_PATTERN, Draft, Pictures, from_arrays, from_folders, from_table
 from medpeft_cli.data.tables import TABLES
@@ -96,7 +97,8 @@ def draft_card(source: Path, name: str) -> tuple[str, list[str]]:
         draft = from_arrays(arrays[0], relative[arrays[0]])
     else:
         raise DataError(
-            f"{source}: {lines[0]}, but no table names them and there are no two folders of them",
+            f"{source}: {lines[0]}, but no table names them and no two folders have "
+            f"{FEWEST_GROUPS} of them each (or pictures of {FEWEST_GROUPS} patients), one for each split",
             "put the pictures into a folder a class, or a CSV file with a column of names and one of labels beside them",
         )
     return _yaml(draft, name), lines + draft.found

@@ -37,7 +37,7 @@ def demo_vit(num_classes: int, **options: Any) -> VisionTransformer:
         float32 (B, 3, 64, 64), normalised by DEMO_INPUT → (B, K)
     """
     shape = {"img_size": DEMO_SIZE, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}
-    return _configured(VisionTransformer(num_classes=num_classes, **(shape | options)))
+    return _configured("demo_vit", VisionTransformer(num_classes=num_classes, **(shape | options)))
 
 
 def demo_resnet(num_classes: int, **options: Any) -> ResNet:
@@ -51,7 +51,7 @@ def demo_resnet(num_classes: int, **options: Any) -> ResNet:
         float32 (B, 3, 64, 64), normalised by DEMO_INPUT → (B, K)
     """
     shape = {"layers": (2, 2, 2, 2), "channels": (32, 56, 80, 104), "stem_type": "deep", "stem_width": 16}
-    return _configured(ResNet(Bottleneck, num_classes=num_classes, **(shape | options)))
+    return _configured("demo_resnet", ResNet(Bottleneck, num_classes=num_classes, **(shape | options)))
 
 
 NETWORKS = {"demo_vit": demo_vit, "demo_resnet": demo_resnet}
@@ -91,6 +91,6 @@ def load_bundled(model: nn.Module, name: str) -> None:
         raise DataError(f"{path}: bundled weights do not fit: {problem}", "check backbone.options") from None
 
 
-def _configured(model: nn.Module) -> Any:
-    model.pretrained_cfg = model.default_cfg = DEMO_INPUT | {"num_classes": 0, "architecture": type(model).__name__}
+def _configured(name: str, model: nn.Module) -> Any:
+    model.pretrained_cfg = model.default_cfg = DEMO_INPUT | {"num_classes": 0, "architecture": name}
     return model

@@ -145,6 +145,11 @@ def describe(assembly: Assembly) -> None:
     console.say(f"modules   {_patterns(adapted.matched)}")
     if adapted.unmatched:
         console.warn("targets that match nothing: " + ", ".join(adapted.unmatched))
+    if adjusted := Counter(adapted.injected.adjusted.values()):
+        sizes = ", ".join(f"{size} in {count} layers" for size, count in sorted(adjusted.items()))
+        console.warn(
+            f"method.block_size: HF peft takes other block sizes where it does not divide a layer's inputs: {sizes}"
+        )
     console.say(f"device    {assembly.device} · {recipe.train.precision} · {assembly.workers} loader threads")
 
 
@@ -181,7 +186,7 @@ def facts(assembly: Assembly) -> dict[str, Any]:
         },
         "input": vars(assembly.input) | {"mean": list(assembly.input.mean), "std": list(assembly.input.std)},
         "parameters": adapted.counts(),
-        "modules": {"matched": adapted.matched, "unmatched": adapted.unmatched},
+        "modules": {"matched": adapted.matched, "unmatched": adapted.unmatched, "adjusted": adapted.injected.adjusted},
         "environment": describe_environment() | describe_device(str(assembly.device)),
     }
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from medpeft_cli.engine.model_card import model_card
 from medpeft_cli.engine.restore import Restored, RestoredPipeline, restore_adapter
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.files import atomic_path, read_json, umask, unwritable, write_text
+from medpeft_cli.files import atomic_path, umask, unwritable, write_text
 from medpeft_cli.methods.merge import merged_state_dict
-from medpeft_cli.methods.state import INFO_FILE
+from medpeft_cli.methods.state import load_adapter_tensors
 from medpeft_cli.runs.record import Record
 
 
@@ -34,7 +34,7 @@ def export_merged(run_dir: Path, target: Path, weights: Path | None = None) -> N
         raise DataError(
             f"{run_dir}: no adapter folder; the run is not trained yet", "medpeft finetune the recipe first"
         )
-    is_pipeline = "pipeline" in read_json(run_dir / "adapter" / INFO_FILE)
+    is_pipeline = "pipeline" in load_adapter_tensors(run_dir / "adapter")[0]
     _refuse_target(target, is_pipeline)
     restored = restore_adapter(run_dir / "adapter", weights)
     if isinstance(restored, RestoredPipeline):

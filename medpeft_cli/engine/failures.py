@@ -31,6 +31,7 @@ def explained(recipe: Recipe) -> Iterator[None]:
         if "more than 1 value per channel" in first:
             raise RunError(
                 f"train.micro_batch_size {recipe.train.micro_batch_size}: BatchNorm cannot adapt to a single value: {first}",
-                "raise train.micro_batch_size or backbone.input.size, or hold the statistics (method.statistics=hold)",
+                "raise train.micro_batch_size or backbone.input.size"
+                + (", or hold the statistics (method.statistics=hold)" if "statistics" in recipe.method.parameters else ""),
             ) from error
         raise

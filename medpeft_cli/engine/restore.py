@@ -19,13 +19,15 @@ from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt
 from medpeft_cli.methods.merge import merged_state_dict
 from medpeft_cli.methods.method import Family
-from medpeft_cli.methods.state import load_adapter_tensors, set_delta
+from medpeft_cli.methods.state import INFO_FILE, load_adapter_tensors, set_delta
 from medpeft_cli.models.backbones import Built, build_backbone
-from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, GenerateRecipe, Pipeline, Strict
-from medpeft_cli.registry import lookup
+from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, GenerateRecipe, MethodChoice, Pipeline, Strict
 
 if TYPE_CHECKING:  # classification does without diffusers
     from medpeft_cli.models.diffusion import Diffusion
+
+
+COPY_WHOLE = "copy the whole adapter folder"
 
 
 class Info(Strict):
@@ -36,10 +38,10 @@ class Info(Strict):
     demo: bool
     seed: int
     weights_sha256: str
-    method: dict[str, Any]
+    method: MethodChoice
 
 
-AnyInfo = TypeVar("AnyInfo", bound=Info)
+S = TypeVar("S", bound=Strict)
 
 
 class AdapterInfo(Info):
@@ -48,7 +50,7 @@ class AdapterInfo(Info):
     classes: tuple[str, ...]
     backbone: Backbone
     family: Literal["cnn", "vit"]
-    input: dict[str, Any]
+    input: InputSpec
     store_size: int
 
 
@@ -132,8 +134,8 @@ def adapter_info(recipe: ClassifyRecipe, built: Built, manifest: Manifest, run: 
         backbone=backbone,
         weights_sha256=built.weights_sha256,
         family=built.family,
-        method={"name": recipe.method.name, **recipe.method.parameters},
-        input=vars(built.input),
+        method=recipe.method,
+        input=built.input,
         store_size=manifest.info["size"],
     ).model_dump(mode="json")
 
@@ -148,7 +150,7 @@ def pipeline_info(recipe: GenerateRecipe, diffusion: "Diffusion", size: int, run
         seed=recipe.seed,
         pipeline=pipeline.model_copy(update=here),
         weights_sha256=diffusion.weights_sha256,
-        method={"name": recipe.method.name, **recipe.method.parameters},
+        method=recipe.method,
         size=size,
     ).model_dump(mode="json")
 
@@ -174,7 +176,8 @@ def restore_adapter(folder: str | Path, weights: str | Path | None = None) -> Re
     spec = info.backbone if weights is None else info.backbone.model_copy(update={"weights": str(weights)})
     built = build_backbone(spec, len(info.classes), info.seed)
     _refuse_other_weights(folder, info, built.weights_sha256, f"{spec.name!r} with weights {info.backbone.weights!r}")
-    return Restored(_adapted(info, built.model, built.family, tensors), info.classes, built.input, info)
+    adapted = _adapted(folder, info, built.model, built.family, tensors)
+    return Restored(adapted, info.classes, info.input, info)  # as it was trained, whatever timm says of the weights now
 
 
 def _restore_pipeline(
@@ -185,29 +188,29 @@ def _restore_pipeline(
     spec = info.pipeline
     diffusion = load_diffusion(str(weights or spec.name), variant=spec.variant, config=spec.config)
     _refuse_other_weights(folder, info, diffusion.weights_sha256, f"{spec.name!r}, variant {spec.variant}")
-    return RestoredPipeline(_adapted(info, diffusion.unet, "unet", tensors), diffusion, info)
+    return RestoredPipeline(_adapted(folder, info, diffusion.unet, "unet", tensors), diffusion, info)
 
 
-def _adapted(info: Info, model: nn.Module, family: Family, tensors: dict[str, Tensor]) -> Adapted:
+def _adapted(folder: Path, info: Info, model: nn.Module, family: Family, tensors: dict[str, Tensor]) -> Adapted:
     """Put the method and its tensors into a fresh model."""
-    parameters = dict(info.method)
-    method = lookup("PEFT method", METHODS, parameters.pop("name"))
+    if info.method.name not in METHODS:
+        raise DataError(f"{folder / INFO_FILE}: method.name: this medpeft has no {info.method.name!r}", COPY_WHOLE)
+    method = METHODS[info.method.name]
+    config = _checked(method.config, info.method.parameters, folder, "method.")
     torch.manual_seed(seed_of(info.seed, "adapter"))
-    adapted = adapt(model, family, method, method.config(**parameters))
+    adapted = adapt(model, family, method, config)
     set_delta(adapted, tensors)
     adapted.model.eval()
     return adapted
 
 
-def _checked(kind: type[AnyInfo], content: dict[str, Any], folder: Path) -> AnyInfo:
+def _checked(kind: type[S], content: Any, folder: Path, under: str = "") -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "content"
-        raise DataError(
-            f"{folder / 'medpeft.json'}: {place}: {first['msg'].lower()}", "copy the whole adapter folder"
-        ) from error
+        place = under + ".".join(map(str, first["loc"])) or "content"
+        raise DataError(f"{folder / INFO_FILE}: {place}: {first['msg'].lower()}", COPY_WHOLE) from error
 
 
 def _refuse_other_weights(folder: Path, info: Info, sha256: str, trained_on: str) -> None:

@@ -19,7 +19,7 @@ from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
 from medpeft_cli.recipe.load import Loaded
-from medpeft_cli.runs.record import Record, run_lock
+from medpeft_cli.runs.record import REPAIR, Record, run_lock
 from medpeft_cli.runs.skip import run_directory
 
 RELOAD_TOLERANCE = 1e-3  # of the outputs, on devices whose sums are not reproducible; on a CPU they must be equal
@@ -79,12 +79,14 @@ def trained_run(run_dir: Path) -> Iterator[Record]:
 
 
 def refuse_untrained(record: Record) -> None:
-    """Raise DataError if a run has no adapter yet."""
+    """Raise DataError if a run has no adapter yet, or its record lacks what scoring needs."""
     if "delta" not in record.data:
         raise DataError(
             f"{record.run_dir}: not trained yet (status {record.data['status']!r})",
             f"finish it: {record.data['command']}",
         )
+    if missing := {"data", "metrics", "timing"} - record.data.keys():
+        raise DataError(f"{record.run_dir / 'record.json'}: damaged record: no {', '.join(sorted(missing))}", REPAIR)
 
 
 def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Record) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 from medpeft_cli.engine.run import trained_run
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.problems import check
 from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.recipe.source import Document, Place
 from medpeft_cli.runs.record import Record
 
 LINES = {  # task of a recipe → its module, and the function there that is the whole line
@@ -27,12 +29,14 @@ def run_recipe(loaded: Loaded, results: Path, command: str, *, evaluate: bool = 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
     """Build everything, check that every trained tensor is reached, train nothing; return what the record would say."""
     from medpeft_cli.engine.assembly import describe, facts
+    from medpeft_cli.engine.failures import explained
     from medpeft_cli.methods.adapt import probe
 
-    assembly = import_module(LINES[recipe.task][0]).assemble(recipe)
-    describe(assembly)
-    probe(assembly.adapted, PROBE_LATENTS if assembly.adapted.family == "unet" else assembly.input.size)
-    return facts(assembly)
+    with explained(recipe):
+        assembly = import_module(LINES[recipe.task][0]).assemble(recipe)
+        describe(assembly)
+        probe(assembly.adapted, PROBE_LATENTS if assembly.adapted.family == "unet" else assembly.input.size)
+        return facts(assembly)
 
 
 def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> Record:
@@ -44,13 +48,16 @@ def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> 
         changes: fields of the recipe's `evaluate` to use instead, such as bootstrap=5000.
 
     Raises:
-        RecipeError: if a field is none of the task's.
+        RecipeError: if a field is none of the task's, or its value is not what it takes.
         DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
     """
     with trained_run(run_dir) as record:
         recipe = record.recipe
         if strange := sorted(changes.keys() - type(recipe.evaluate).model_fields.keys()):
             raise RecipeError(f"evaluate: {strange[0]} is not for runs of task {recipe.task}")
-        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
+        document = Document({}, places={(): Place("evaluate")})
+        if (scoring := check(type(recipe.evaluate), recipe.evaluate.model_dump() | changes, document)) is None:
+            raise RecipeError("\n".join(map(str, document.problems)))
+        recipe = recipe.model_copy(update={"evaluate": scoring})
         import_module(LINES[recipe.task][0]).score_test(record, recipe, weights)
     return record

@@ -41,6 +41,9 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
         with warnings.catch_warnings():
             # BOFT's normal case, and what merging says of BEFT if it is asked for
             warnings.filterwarnings("ignore", message=".*(CUDA extension|boft_n_butterfly_factor|has no bias term)")
+            warnings.filterwarnings(
+                "ignore", message="Invalid `oft_block_size`"
+            )  # told in our words, see `assembly.describe`
             wrapper = peft.get_peft_model(model, _peft_config(tuner, config, targets))
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise RecipeError(
@@ -52,7 +55,8 @@ def inject(model: nn.Module, family: str, config: TunerConfig) -> Injected:
             f"method {name!r}: HF peft trains nothing in {targets[0]} and the other {len(targets) - 1} targets"
         )
     schedule = RankSchedule(wrapper, config) if tuner.config_class == "AdaLoraConfig" else Schedule()
-    return Injected(trained_names(model), targets, unmatched, peft=wrapper, schedule=schedule)
+    adjusted = _adjusted_blocks(model, targets, config) if tuner.unit_kernels else {}
+    return Injected(trained_names(model), targets, unmatched, adjusted, peft=wrapper, schedule=schedule)
 
 
 def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tuner) -> tuple[list[str], list[str]]:
@@ -86,6 +90,8 @@ def find_targets(model: nn.Module, family: str, config: TunerConfig, tuner: Tune
         )
     if tuner.unit_kernels:
         _refuse_for_oft(tuner, config, {layer: layers[layer] for layer in found})
+    if tuner.decomposes:
+        _refuse_more_than_all(config, {layer: layers[layer] for layer in found})
     if tuner.permutes:
         _refuse_huge_permutations(name, [layers[layer] for layer in found])
     if tuner.divides_by_norm:
@@ -111,6 +117,21 @@ def _refuse_huge_permutations(name: str, layers: list[nn.Module]) -> None:
             f"{size / 2**30:.0f} GiB",
             "leave out method.targets to adapt attention only, or name fewer convolutions",
         )
+
+
+def _refuse_more_than_all(config: TunerConfig, layers: dict[str, nn.Module]) -> None:
+    """Refuse a rank above that of a weight: peft would take fewer directions and scale them by the rank asked for."""
+    for layer, module in layers.items():
+        if config.rank > (most := min(module.weight.shape[:2])):
+            raise RecipeError(
+                f"method.rank: {config.rank}, wanted at most {most}, the rank of its decomposition of {layer}"
+            )
+
+
+def _adjusted_blocks(model: nn.Module, targets: list[str], config: TunerConfig) -> dict[str, int]:
+    """Return the block sizes that peft took where the recipe's does not divide a layer's inputs."""
+    blocks = {target: model.get_submodule(target).oft_block_size["default"] for target in targets}
+    return {target: size for target, size in blocks.items() if size != config.block_size}
 
 
 def _has_zero_output(weight: Tensor) -> bool:

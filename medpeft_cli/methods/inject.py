@@ -25,6 +25,7 @@ class Injected:
         names: state-dict names of the parameters the method trains; the classifier is not among them.
         matched: names of the modules it adapts.
         unmatched: targets of the recipe that name no module.
+        adjusted: module → the value that took the place of the recipe's (OFT's block size), for modules where one did.
         moving: state-dict names of the buffers that change in training and belong to the delta.
         peft: HF peft's wrapper around the model, for methods that come from there.
         schedule: what must happen at each step of training.
@@ -33,6 +34,7 @@ class Injected:
     names: list[str]
     matched: list[str]
     unmatched: list[str] = field(default_factory=list)
+    adjusted: dict[str, int] = field(default_factory=dict)
     moving: list[str] = field(default_factory=list)
     peft: Any = None
     schedule: Schedule = field(default_factory=Schedule)

@@ -108,8 +108,7 @@ def load_adapter_tensors(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor
         DataError: if a file is missing or damaged, or of a format version that this program does not know.
     """
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        info = json.loads((folder / INFO_FILE).read_text())
+        config, info = (_read_map(folder / name) for name in (CONFIG_FILE, INFO_FILE))
         tensors = load_file(folder / TENSOR_FILE)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no {Path(error.filename or TENSOR_FILE).name}, wanted an adapter folder") from error
@@ -118,6 +117,13 @@ def load_adapter_tensors(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor
     if config.get("format") == FORMAT and config.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{folder}: adapter format {config.get('format_version')}, wanted {FORMAT_VERSION}")
     return info, tensors
+
+
+def _read_map(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is no map")
+    return content
 
 
 def _live(adapted: Adapted) -> dict[str, Tensor]:

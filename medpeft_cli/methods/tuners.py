@@ -81,6 +81,7 @@ class Tuner:
         seed: peft's argument for the seed of frozen random parts; each run draws its own.
         divides_by_norm: divides by the norm of each output's weights (DoRA), which may not be zero.
         permutes: keeps a square matrix of each layer's inputs (BOFT), which wide kernels of a U-Net blow up.
+        decomposes: starts from the largest directions of each weight (PiSSA, OLoRA), of which there are not more than its rank.
         unit_kernels: why only convolutions with 1×1 kernels are adapted (OFT); "" = all are.
     """
 
@@ -93,6 +94,7 @@ class Tuner:
     unit_kernels: str = ""
     divides_by_norm: bool = False
     permutes: bool = False
+    decomposes: bool = False
 
 
 def _rank(default: int, peft_name: str = "r", step: int = 1) -> Option:
@@ -147,6 +149,7 @@ def _tuner(
     unit_kernels: str = "",
     divides_by_norm: bool = False,
     permutes: bool = False,
+    decomposes: bool = False,
     **facts: Any,
 ) -> Tuner:
     config = create_model(
@@ -165,7 +168,18 @@ def _tuner(
         **facts,
     )
     renamed = {option.name: option.peft_name for option in options}
-    return Tuner(method, config_class, renamed, fixed or {}, input_side, seed, unit_kernels, divides_by_norm, permutes)
+    return Tuner(
+        method,
+        config_class,
+        renamed,
+        fixed or {},
+        input_side,
+        seed,
+        unit_kernels,
+        divides_by_norm,
+        permutes,
+        decomposes,
+    )
 
 
 _LORA = (_rank(16), _alpha(16, "lora_alpha"), _dropout("lora_dropout"))
@@ -181,9 +195,9 @@ _ROWS = (
     _tuner("dora", "DoRA", "Liu et al. 2024, arXiv:2402.09353", "LoraConfig", CONV_AND_LINEAR, *_LORA,
            fixed={"use_dora": True}, silent_at_init=True, divides_by_norm=True),
     _tuner("pissa", "PiSSA", "Meng et al. 2024, arXiv:2404.02948", "LoraConfig", LINEAR, *_LORA,
-           fixed={"init_lora_weights": "pissa"}, no_cnn=_DECOMPOSED),
+           fixed={"init_lora_weights": "pissa"}, decomposes=True, no_cnn=_DECOMPOSED),
     _tuner("olora", "OLoRA", "Büyükakyüz 2024, arXiv:2406.01775", "LoraConfig", LINEAR, *_LORA,
-           fixed={"init_lora_weights": "olora"}, no_cnn=_DECOMPOSED),
+           fixed={"init_lora_weights": "olora"}, decomposes=True, no_cnn=_DECOMPOSED),
     _tuner("adalora", "AdaLoRA", "Zhang et al. 2023, arXiv:2303.10512", "AdaLoraConfig", CONV_AND_LINEAR,
            _rank(12, "init_r"), _count("target_rank", "target_r", 8, "mean rank that is left at the end"),
            _alpha(16, "lora_alpha"), _dropout("lora_dropout"),

@@ -26,6 +26,7 @@ from medpeft_cli.models import sites
 from medpeft_cli.recipe.schema import Backbone
 from medpeft_cli.registry import nearest
 
+OPTION_ERRORS = (TypeError, AssertionError, ArithmeticError, AttributeError)  # of arguments that a network cannot use
 HEAD_INIT_STD = 0.01  # spread of a new classifier's weights; its bias starts at zero
 
 
@@ -58,7 +59,10 @@ def build_backbone(spec: Backbone, num_classes: int, seed: int) -> Built:
     sha256 = state_sha256(model)
     model.reset_classifier(num_classes)
     _initialise_head(model, seed)
-    return Built(model, sites.family_of(model), input_spec(model, spec), spec.name.split("/")[-1], spec.weights, sha256)
+    read = input_spec(model, spec)
+    if spec.options:
+        _try_forward(model, read.size, spec)
+    return Built(model, sites.family_of(model), read, spec.name.split("/")[-1], spec.weights, sha256)
 
 
 def build_trunk(spec: Backbone) -> nn.Module:
@@ -71,12 +75,9 @@ def build_trunk(spec: Backbone) -> nn.Module:
         RecipeError: for an unknown name or options that the network does not take.
         DataError: if the weights are missing, damaged, unsafe or of another network.
     """
-    if spec.name in NETWORKS:
-        model = NETWORKS[spec.name](num_classes=0, **spec.options)
-        if spec.weights == "pretrained":
-            load_bundled(model, spec.name)
-    else:
-        model = _create(spec)
+    model = _create(spec)
+    if spec.name in NETWORKS and spec.weights == "pretrained":
+        load_bundled(model, spec.name)
     if spec.weights not in ("pretrained", "random"):
         load_local(model, Path(spec.weights))
     return model
@@ -92,18 +93,21 @@ def state_sha256(model: nn.Module) -> str:
 
 
 def _create(spec: Backbone) -> nn.Module:
-    """Create a timm model without a classifier."""
+    """Create a bundled network with random weights, or a timm model with those the recipe names, without a classifier."""
     architecture = spec.name.split(".")[0]
+    bundled = spec.name in NETWORKS
     from_hub = spec.name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not from_hub and not timm.is_model(architecture):
+    if not bundled and not from_hub and not timm.is_model(architecture):
         guess = nearest(architecture, timm.list_models())
         hint = f"did you mean {guess!r}? " if guess else ""
         raise RecipeError(
             f"backbone.name: timm has no model {architecture!r}", hint + "`medpeft list backbones TEXT` searches"
         )
-    pretrained = spec.weights == "pretrained"
+    pretrained = spec.weights == "pretrained" and not bundled
     size = {} if spec.input.size is None else {"img_size": spec.input.size}
     try:
+        if bundled:
+            return NETWORKS[spec.name](num_classes=0, **spec.options)
         try:
             return timm.create_model(spec.name, pretrained=pretrained, num_classes=0, **spec.options, **size)
         except TypeError:
@@ -111,8 +115,8 @@ def _create(spec: Backbone) -> nn.Module:
                 raise
             # a CNN reads any size and takes no img_size
             return timm.create_model(spec.name, pretrained=pretrained, num_classes=0, **spec.options)
-    except TypeError as error:
-        raise RecipeError(f"backbone.options: {architecture} does not take them: {error}") from error
+    except OPTION_ERRORS as error:
+        raise RecipeError(f"backbone.options: {architecture} does not take them: {first_line(error)}") from error
     except Exception as error:
         if not pretrained:
             raise RecipeError(f"backbone.name: {spec.name!r} cannot be built: {first_line(error)}") from error
@@ -121,6 +125,17 @@ def _create(spec: Backbone) -> nn.Module:
             "without a network, fetch them once on a machine that has one (same HF_HOME), "
             "or give a local file: --set backbone.weights=FILE.safetensors; `weights: random` trains from scratch",
         ) from error
+
+
+def _try_forward(model: nn.Module, size: int, spec: Backbone) -> None:
+    """Raise RecipeError for options that were accepted and cannot be computed with, such as drop_rate: x."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
+    except OPTION_ERRORS as error:
+        raise RecipeError(f"backbone.options: {spec.name} does not compute with them: {first_line(error)}") from error
+    model.train()
 
 
 def first_line(error: Exception) -> str:

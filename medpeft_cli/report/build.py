@@ -9,6 +9,7 @@ from medpeft_cli.registry import lookup
 from medpeft_cli.report.dimensions import placeable
 from medpeft_cli.report.records import Problem, Run, read_records
 from medpeft_cli.report.table import Table, TableSpec, pivot
+from medpeft_cli.report.text import leftovers
 
 USUAL = {"unet": "fid"}  # metric of a family's table, where it is not macro F1
 
@@ -41,7 +42,7 @@ def build_report(results: Path, metric: str | None = None) -> Report:
         metric: of every table; None = macro F1, and FID for text-to-image.
 
     Raises:
-        DataError: if there is no such folder, or no record under it.
+        DataError: if there is no such folder, or no record under it that can be used.
         RecipeError: if the metric is unknown.
     """
     if metric is not None:
@@ -51,6 +52,9 @@ def build_report(results: Path, metric: str | None = None) -> Report:
         raise DataError(
             f"{results}: no record.json under it", "run `medpeft finetune recipes/isic_ssf.yaml --demo` first"
         )
+    if not runs:
+        listed = "".join(f"\n  {line}" for line in leftovers((), problems))
+        raise DataError(f"{results}: no record.json under it can be used{listed}", "was the folder copied whole?")
     unplaced = tuple(run for run in runs if not placeable(run))
     chosen = [(run, metric or USUAL.get(str(run.family), "f1_macro")) for run in runs]
     tables = []

@@ -45,7 +45,12 @@ def _table_data(table: Table, report: Report) -> dict[str, Any]:
         "results_revision": table.results_revision,
         "columns": [dict(column) for column in table.columns],
         "rows": [
-            {**row, "cells": [_cell_data(cell) | {"to_run": text.to_run(table, i, j)} for j, cell in enumerate(cells)]}
+            {
+                **row,
+                "cells": [
+                    _cell_data(cell) | {"to_run": " && ".join(text.to_run(table, i, j))} for j, cell in enumerate(cells)
+                ],
+            }
             for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
         ],
         "blocks": [
@@ -123,7 +128,7 @@ def _csv(report: Report) -> str:
                     "parameters_method": counts.method if counts else "",
                     "parameters_head": counts.head if counts else "",
                     "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                    "to_run": text.to_run(table, i, j),
+                    "to_run": " && ".join(text.to_run(table, i, j)),
                 }
                 writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
     return file.getvalue()

@@ -3,6 +3,7 @@
 import json
 import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
@@ -13,7 +14,7 @@ LONGEST = 60  # characters of a label that comes from data
 FAMILIES = {"cnn": "CNN backbones", "vit": "ViT backbones", "unet": "text-to-image U-Nets"}
 STATES = {"missing": "–", "undefined": "undefined"}
 ROW_FIELDS = ("data.card", "data.root", "data.fraction", "data.k_shot", "backbone.name", "backbone.weights")
-TO_RUN = "To fill the missing cells"
+TO_RUN = "To fill the missing cells and seeds"
 DEMO = "DEMO (synthetic data, bundled tiny backbone)"
 
 
@@ -161,17 +162,32 @@ def notes(table: Table, revisions: Iterable[int]) -> list[str]:
     return said
 
 
-def to_run(table: Table, i: int, j: int) -> str:
-    """Return the command that fills a missing cell; "" for other cells, and where the records cannot tell.
+def to_run(table: Table, i: int, j: int) -> list[str]:
+    """Return a command for each seed that a missing cell, or one with fewer seeds than most, has not run.
 
-    It is the command behind another cell of the column, with what makes the row (data, backbone) set to the row's.
+    It is the command behind the cell itself or another cell of the column, with what makes the row (data, backbone) set to
+    the row's, and the seed. None where the records cannot tell.
     """
-    if table.cells[i][j].state != "missing":
-        return ""
-    here = next(run for cell in table.cells[i] for run in (*cell.runs, *cell.others))
-    there = next(run for row in table.cells for run in (*row[j].runs, *row[j].others))
+    cell = table.cells[i][j]
+    if cell.others and not cell.values:  # its runs are listed with what became of them
+        return []
+    tried = {run.seed for run in (*cell.runs, *cell.others)}
+    number = max(table.seeds[0] if table.seeds else 1, 1)
+    usual = Counter(run.seed for row in table.cells for each in row for run in (*each.runs, *each.others))
+    seeds = sorted(seed for seed, _ in usual.most_common(number) if seed not in tried)[: number - len(tried)]
+    here = next(run for each in table.cells[i] for run in (*each.runs, *each.others))
+    column = list(cell.runs) or [run for row in table.cells for run in (*row[j].runs, *row[j].others)]
+    found = [_command(cell.runs[0] if cell.runs else here, column, seed, own=bool(cell.runs)) for seed in seeds]
+    return [command for command in found if command]
+
+
+def _command(here: Run, column: list[Run], seed: int, *, own: bool) -> str:
+    """Return the command of a run of a column, changed to the row of another run and to a seed; "" if there is none."""
+    there = next((run for run in column if run.seed == seed), column[0])
     changed = {}
     for name in ROW_FIELDS:
+        if name == "data.root" and _root_follows_card(here, there):
+            continue
         wanted = here.setting(*name.split("."))
         if wanted != there.setting(*name.split(".")):
             changed[name] = wanted if isinstance(wanted, str) else json.dumps(wanted)
@@ -179,17 +195,40 @@ def to_run(table: Table, i: int, j: int) -> str:
         words = shlex.split(there.command or "")
     except ValueError:
         return ""
-    if not changed or words[:1] != ["medpeft"] or "finetune" not in words:
+    if not (changed or own) or words[:1] != ["medpeft"] or "finetune" not in words:
         return ""
+    if there.seed != seed:
+        words = [*_without_seed(words), "--seed", str(seed)]
     return clean(
         shlex.join([*words, *(word for name in changed for word in ("--set", f"{name}={changed[name]}"))]), 2000
     )
 
 
+def _root_follows_card(here: Run, there: Run) -> bool:
+    """Return whether both read `<folder>/<card>` of one folder, as they do where no recipe sets data.root."""
+    roots = [run.setting("data", "root") for run in (here, there)]
+    folders = {
+        str(root).removesuffix(f"/{run.card.name if run.card else ''}")
+        for root, run in zip(roots, (here, there), strict=True)
+    }
+    return len(folders) == 1 and not folders & set(map(str, roots))
+
+
+def _without_seed(words: list[str]) -> list[str]:
+    """Return the words of a command without --seed N and --set seed=N."""
+    kept: list[str] = []
+    for word in words:
+        if kept and (kept[-1] == "--seed" or (kept[-1] == "--set" and word.startswith("seed="))):
+            kept.pop()
+        elif not word.startswith(("--seed=", "--set=seed=")):
+            kept.append(word)
+    return kept
+
+
 def commands(table: Table) -> list[str]:
-    """Return the commands that fill the missing cells."""
+    """Return the commands that fill the missing cells and seeds."""
     every = (to_run(table, i, j) for i in range(len(table.rows)) for j in range(len(table.columns)))
-    return list(dict.fromkeys(filter(None, every)))
+    return list(dict.fromkeys(command for several in every for command in several))
 
 
 def leftovers(unplaced: Iterable[Run], problems: Iterable[Problem]) -> list[str]:

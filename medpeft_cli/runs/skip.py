@@ -15,7 +15,7 @@ def run_directory(loaded: Loaded, results: Path) -> Path:
 
 
 def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | None:
-    """Return the run directory if there is nothing left to do in it, else None.
+    """Return the run directory if there is nothing left to do in it, else None: other fields of `evaluate` score it anew.
 
     Raises:
         DataError: if the record is damaged, or dataset or weights file are not those the run was made with.
@@ -24,7 +24,10 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     if not (run_dir / "record.json").is_file():
         return None
     record = Record.read(run_dir)
-    if record.data["status"] != "finished" and (evaluate or record.data["status"] != "trained"):
+    scored = record.data["status"] == "finished"
+    if evaluate and (not scored or record.recipe.evaluate != loaded.recipe.evaluate):
+        return None
+    if not scored and record.data["status"] != "trained":
         return None
     description = loaded.recipe.data.folder / "dataset.json"
     if description.is_file():

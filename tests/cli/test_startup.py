@@ -45,6 +45,31 @@ def test_reading_commands_do_without_torch(root, arguments):
     assert not set(heavy) & set(HEAVY)
 
 
+@pytest.mark.parametrize("arguments", [(), ("list",)])
+def test_a_command_that_needs_another_shows_its_help(root, arguments):
+    command = [sys.executable, "-m", "medpeft_cli", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("Usage: ") and "Examples:" in done.stdout or "Exit codes:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["list methods --json", "list methods", "list encoders", "validate recipes/isic_ssf.yaml"]
+)
+def test_a_reader_that_leaves_is_no_error(root, command):
+    # the reader takes nothing and is gone before anything is written
+    script = f"set -o pipefail; (sleep 0.3; {sys.executable} -m medpeft_cli {command}) | true"
+    done = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_validate_of_wrong_recipes_prints_no_table(root, tmp_path):
+    (tmp_path / "r.yaml").write_text("task: classify\n")
+    command = [sys.executable, "-m", "medpeft_cli", "validate", str(tmp_path / "r.yaml")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == "" and "data: got nothing" in done.stderr
+
+
 def test_report_does_without_torch(root, tmp_path):
     _, heavy = modules_after(root, "report", str(tmp_path))
     assert not set(heavy) & set(HEAVY) - {"numpy"}

@@ -38,7 +38,6 @@ ROUNDING = 1e-5
 
 # HF peft adjusts OFT's block to the layer, and looks for a CUDA extension for BOFT; it says so
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`"),
     pytest.mark.filterwarnings("ignore:.*(CUDA extension|boft_n_butterfly_factor)"),
     pytest.mark.filterwarnings("ignore:.*base layer has no bias term"),  # BEFT cannot merge there, as it says
 ]

@@ -186,7 +186,7 @@ def test_nothing_that_tells_labels_is_said(drafted, tmp_path, write_picture, loo
     (tmp_path / "source").mkdir()
     for number in range(loose):
         write_picture(tmp_path / f"source/{number}.png", number)
-    with pytest.raises(DataError, match=f"{loose} pictures, but no table names them"):
+    with pytest.raises(DataError, match=f"{loose} pictures, but no table names them and no two folders have 3 of them"):
         drafted()
 
 

@@ -47,7 +47,7 @@ def test_unknown_backbone_names_the_nearest(dataset, write_recipe):
 
 def test_a_method_that_does_not_fit_the_backbone_names_those_that_do(dataset, write_recipe):
     done = run("finetune", write_recipe("tsa"), cwd=dataset)
-    fails(done, RECIPE, "method 'tsa' does not fit backbone", "vit", "methods for vit: ", "adaptformer")
+    fails(done, RECIPE, "method 'tsa' does not fit backbone 'demo_vit' (vit)", "methods for vit: ", "adaptformer")
 
 
 def test_missing_dataset_names_the_command_that_makes_it(dataset, write_recipe):

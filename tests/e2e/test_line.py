@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from io import StringIO
 
 import numpy as np
@@ -45,6 +46,93 @@ def test_a_finished_run_is_skipped_and_not_written_again(finished, dataset, writ
     done = run("finetune", write_recipe("lora"), "--results", "results", cwd=dataset)
     assert done.returncode == 0 and "finished already" in done.stderr
     assert (finished / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_that_is_to_be_scored_otherwise_is_scored_again_from_its_predictions(
+    finished, dataset, write_recipe
+):
+    before = (finished / "record.json").read_text()
+    options = ("--results", "results", "--set", "evaluate.bootstrap=77")
+    (finished / "adapter").rename(finished / "hidden")
+    try:
+        done = run("finetune", write_recipe("lora"), *options, cwd=dataset)
+    finally:
+        (finished / "hidden").rename(finished / "adapter")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((finished / "record.json").read_text())
+    assert record["metrics"]["test"]["protocol"]["bootstrap"] == record["recipe"]["evaluate"]["bootstrap"] == 77
+    assert "finished already" in run("finetune", write_recipe("lora"), *options, cwd=dataset).stderr
+    (finished / "record.json").write_text(before)
+
+
+def test_a_block_size_that_does_not_divide_is_told_once_and_recorded(dataset, write_recipe):
+    recipe = write_recipe("oft", stem="blocks")
+    done = run("finetune", recipe, "--set", "method.block_size=48", "--dry-run", "--json", cwd=dataset)
+    assert done.returncode == 0, done.stderr
+    adjusted = json.loads(done.stdout)["modules"]["adjusted"]
+    assert len(adjusted) == 6 and done.stderr.count("HF peft takes other block sizes") == 1
+    assert done.stderr.count("warning") == done.stderr.lower().count("warn") == 1
+
+
+@pytest.mark.parametrize("confidence", ["2", "nan", "0", "-1"])
+def test_a_confidence_that_is_none_is_refused(finished, dataset, confidence):
+    done = run("evaluate", finished, f"--confidence={confidence}", cwd=dataset)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "evaluate: confidence: got " in done.stderr and "wanted a number > 0 and < 1" in done.stderr
+
+
+def damaged_adapter(content):
+    content["method"] = {"name": "lora", "rnak": 4}
+
+
+def nameless_adapter(content):
+    del content["method"]["name"]
+
+
+def unknown_adapter(content):
+    content["method"]["name"] = "lroa"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(damaged_adapter, "method.rnak"), (nameless_adapter, "method.name"), (unknown_adapter, "lroa")],
+)
+def test_a_damaged_adapter_is_a_data_error(finished, dataset, tmp_path, damage, said):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "predictions.csv").unlink()
+    info = tmp_path / "run" / "adapter" / "medpeft.json"
+    content = json.loads(info.read_text())
+    damage(content)
+    info.write_text(json.dumps(content))
+    for command in (
+        ("evaluate", tmp_path / "run"),
+        ("export", tmp_path / "run", "--merged", tmp_path / "x.safetensors"),
+    ):
+        done = run(*command, cwd=dataset)
+        assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+        assert "medpeft.json" in done.stderr and said in done.stderr
+
+
+def test_a_record_that_lacks_what_a_trained_run_has_is_a_data_error(finished, dataset, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    record = json.loads((finished / "record.json").read_text())
+    del record["data"]
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    done = run("evaluate", tmp_path / "run", cwd=dataset)
+    assert done.returncode == 3 and "damaged record: no data" in done.stderr, done.stderr
+
+
+def test_the_input_of_an_adapter_is_that_of_its_training(finished, tmp_path):
+    """Also where another timm says otherwise of the same weights."""
+    from medpeft_cli import load_adapter
+
+    shutil.copytree(finished / "adapter", tmp_path / "adapter")
+    info = tmp_path / "adapter" / "medpeft.json"
+    content = json.loads(info.read_text())
+    content["input"] |= {"mean": [0.1, 0.2, 0.3], "crop_pct": 0.75}
+    info.write_text(json.dumps(content))
+    tuned = load_adapter(tmp_path / "adapter")
+    assert (tuned.input.mean, tuned.input.crop_pct) == ((0.1, 0.2, 0.3), 0.75)
 
 
 def test_evaluate_again_gives_the_same_numbers_without_the_model(finished, dataset):

@@ -85,6 +85,21 @@ def test_oft_is_refused_on_wide_kernels_and_defaults_to_pointwise_ones():
     assert {name.rpartition(".")[2] for name in cell.matched} == {"conv1", "conv3", "0"}  # 0: downsampling
 
 
+def test_oft_knows_where_peft_takes_other_blocks_than_asked(recwarn):
+    cell = adapted("oft", "vit", block_size=24)  # of 64 inputs
+    sizes = {name: cell.model.get_submodule(name).oft_block_size["default"] for name in cell.matched}
+    assert cell.injected.adjusted == sizes and set(sizes.values()) == {16}
+    assert adapted("oft", "vit", block_size=8).injected.adjusted == {}
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora"])
+def test_a_rank_above_that_of_the_weights_is_refused(name):
+    with pytest.raises(RecipeError, match="method.rank: 65, wanted at most 64, .* of blocks.0.attn.qkv"):
+        adapted(name, "vit", rank=65)
+    assert adapted(name, "vit", rank=64).model.blocks[0].attn.qkv.lora_A.default.weight.shape[0] == 64
+
+
 def test_oft_needs_a_block_within_the_layer():
     with pytest.raises(RecipeError, match="method.block_size: 32, wanted at most the 16 inputs"):
         adapt(tiny("cnn"), "cnn", METHODS["oft"], METHODS["oft"].config())

@@ -46,6 +46,9 @@ def test_damaged_folders_are_data_errors(tmp_path):
     (tmp_path / CONFIG_FILE).write_text(config.replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(DataError, match="adapter format 9, wanted 1"):
         load_adapter_tensors(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text("[1]")
+    with pytest.raises(DataError, match="damaged adapter: adapter_config.json is no map"):
+        load_adapter_tensors(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(config)
     tensors = (tmp_path / TENSOR_FILE).read_bytes()
     (tmp_path / TENSOR_FILE).write_bytes(tensors[: len(tensors) // 2])

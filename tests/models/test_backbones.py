@@ -3,6 +3,10 @@
 import json
 
 import pytest
+
+from medpeft_cli import compat  # noqa: F401  must come before timm
+
+# isort: split
 import timm
 import torch
 from safetensors.torch import save_file
@@ -126,8 +130,21 @@ def test_unknown_names_and_options_are_recipe_errors():
     with pytest.raises(RecipeError, match="no model 'vit_bse_patch16_224'") as caught:
         build_backbone(Backbone(name="vit_bse_patch16_224"), 2, seed=0)
     assert "'vit_base_patch16_224'" in caught.value.hint
-    with pytest.raises(RecipeError, match="backbone.options"):
-        build_backbone(Backbone(name="test_resnet", weights="random", options={"widht": 3}), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "options"),
+    [
+        ("test_resnet", "random", {"widht": 3}),
+        ("test_vit", "pretrained", {"num_heads": 5}),
+        ("demo_vit", "pretrained", {"foo": 1}),
+        ("demo_resnet", "random", {"layers": 3}),
+        ("mobilenetv2_035", "random", {"drop_rate": "x"}),  # accepted, and met in the forward pass
+    ],
+)
+def test_options_that_the_network_does_not_take_are_recipe_errors(name, weights, options):
+    with pytest.raises(RecipeError, match=f"backbone.options: {name} does not (take|compute with) them"):
+        build_backbone(Backbone(name=name, weights=weights, options=options), 2, seed=0)
 
 
 def test_the_hash_sees_every_bit_of_every_tensor(reference):

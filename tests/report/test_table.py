@@ -287,6 +287,10 @@ def test_a_run_that_failed_early_is_listed_apart(record, results):
 def test_an_empty_folder_and_an_unknown_metric_are_refused(record, results, tmp_path):
     with pytest.raises(DataError, match=r"no record\.json under it"):
         build_report(tmp_path)
+    (tmp_path / "record.json").write_text('{"schema_version": 1,')
+    with pytest.raises(DataError, match=r"no record\.json under it can be used\n  record\.json: half written"):
+        build_report(tmp_path)
+    (tmp_path / "record.json").unlink()
     with pytest.raises(RecipeError) as caught:
         build_report(results(record()), "f1_makro")
     assert "did you mean 'f1_macro'" in caught.value.hint
