@@ -36,6 +36,10 @@ def explained(recipe: Recipe) -> Iterator[None]:
             raise RunError(
                 f"train.micro_batch_size {recipe.train.micro_batch_size}: BatchNorm cannot adapt to a single value: {first}",
                 "raise train.micro_batch_size or backbone.input.size"
-                + (", or hold the statistics (method.statistics=hold)" if "statistics" in recipe.method.parameters else ""),
+                + (
+                    ", or hold the statistics (method.statistics=hold)"
+                    if "statistics" in recipe.method.parameters
+                    else ""
+                ),
             ) from error
         raise
