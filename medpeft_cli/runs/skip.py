@@ -25,7 +25,7 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
         return None
     record = Record.read(run_dir)
     scored = record.data["status"] == "finished"
-    if evaluate and (not scored or record.recipe.evaluate != loaded.recipe.evaluate):
+    if evaluate and (not scored or record.recipe.model_dump()["evaluate"] != loaded.recipe.model_dump()["evaluate"]):
         return None
     if not scored and record.data["status"] != "trained":
         return None
