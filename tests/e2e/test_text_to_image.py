@@ -240,3 +240,26 @@ def test_pictures_that_are_not_ours_are_left_alone(finished, captioned):
     with pytest.raises(DataError, match="holds '00.png' and no generation.json"):
         generate(finished, out=folder)
     assert sorted(contents(folder)) == sorted(contents(captioned / "raw"))
+
+
+def test_the_demo_runs_from_the_recipe_to_the_scores(captioned, root):
+    """Few steps and pictures: that it learns is shown in docs/results.md."""
+    few = ("train.steps=4", "train.validate_steps=4", "sample.prompts=8", "sample.steps=3", "evaluate.bootstrap=20")
+    arguments = [
+        "--results",
+        captioned / "demo",
+        "--set",
+        f"data.root={captioned / 'twin'}",
+        "--set",
+        "data.fraction=0.05",
+    ]
+    for override in few:
+        arguments += ["--set", override]
+    done = run("finetune", "recipes/mimic_bias.yaml", "--demo", *arguments, "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    run_dir = captioned / "demo" / json.loads(done.stdout)["run"]
+    record = record_of(run_dir)
+    assert record["demo"] is True and record["status"] == "finished"
+    assert record["parameters"]["method"] > 10_000
+    assert {"fid", "kid", "clip_score", "nearest_train"} <= record["metrics"]["test"]["overall"].keys()
+    assert len((run_dir / "images" / "images.jsonl").read_text().splitlines()) == 8
