@@ -20,8 +20,10 @@ from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.run import refuse_untrained
 from medpeft_cli.engine.sample import SCHEDULERS, Sampler, Settings, image_seed
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import read_json
+from medpeft_cli.methods.state import INFO_FILE
 from medpeft_cli.models.diffusion import Diffusion, load_diffusion
-from medpeft_cli.recipe.schema import GenerateRecipe
+from medpeft_cli.recipe.schema import GenerateRecipe, Pipeline
 from medpeft_cli.registry import lookup
 from medpeft_cli.runs.environment import versions
 from medpeft_cli.runs.record import Record
@@ -247,8 +249,9 @@ def make(
 
 def _pipeline(record: Record, base: bool, weights: Path | None) -> Diffusion:
     """Return the parts of the run's pipeline, the method folded into the U-Net where that is possible."""
-    spec = record.recipe.pipeline
     if base:
+        # of the adapter folder, where a local path is written in full
+        spec = Pipeline.model_validate(read_json(record.run_dir / "adapter" / INFO_FILE)["pipeline"])
         diffusion = load_diffusion(str(weights or spec.name), variant=spec.variant, config=spec.config)
         refuse_changed_inputs(record, record.data["data"]["manifest_sha256"], diffusion.weights_sha256)
         return diffusion
