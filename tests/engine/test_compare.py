@@ -97,7 +97,7 @@ def test_the_table_shows_what_the_numbers_depend_on(evaluate):
         (("--real", "real"), 2, "--generated is missing"),
         (("--generated", "generated", "--real", "real", "results/run"), 2, "do not go with --real"),
         ((), 2, "nothing to score"),
-        (("results/run", "--encoder", "demo"), 2, "--encoder goes with --real"),
+        (("results/run", "--train", "real"), 2, "--train goes with --real"),
         (("--real", "real", "--generated", "nowhere", "--encoder", "demo"), 3, "nowhere: no such folder"),
         (("--real", "real", "--generated", "generated", "--encoder", "dmo"), 2, "did you mean 'demo'"),
         (("--real", "few", "--generated", "generated", "--encoder", "demo"), 3, "real pictures: 2, the metrics need 6"),
