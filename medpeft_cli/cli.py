@@ -24,7 +24,7 @@ def _examples(*commands: str) -> str:
 
 app = typer.Typer(
     name="medpeft",
-    help="Parameter-efficient fine-tuning for medical images: prepare, finetune, evaluate, report.",
+    help="Parameter-efficient fine-tuning for medical images: prepare, finetune, generate, evaluate, report.",
     epilog=GLOBAL_HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -44,11 +44,12 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
     ),
 ]
-Demo = Annotated[
-    bool, typer.Option("--demo", help="Synthetic data and a bundled backbone instead: no download, no GPU.")
-]
+Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's local weights are now, if moved.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="PATH", help="Where the backbone's local weights, or the pipeline, are now, if moved."
+    ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
 
@@ -241,6 +242,104 @@ def finetune(
 
 @app.command(
     epilog=_examples(
+        "medpeft generate results/mimic_bias/RUN",
+        'medpeft generate results/mimic_bias/RUN --prompt "No acute cardiopulmonary process." --count 16 --seed 3',
+        "medpeft generate results/mimic_bias/RUN --prompts prompts.csv --shard 2/4 --out pictures",
+        "medpeft generate results/mimic_bias/RUN --base          # by the untuned pipeline, to compare",
+    )
+)
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Prompts: .txt, one a line, or a table with a column prompt or text. Default: those of the test split.",
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One prompt instead.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", help="Images per prompt. Default: the recipe's.", min=1)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="S", help="Seed of all images; each has its own from it. Default: the run's.", min=0
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=1000),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", metavar="SCALE", help="Classifier-free guidance; 1 = none. Default: the recipe's.", min=0.0
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="NAME", help="Sampler, such as ddim, euler, dpmsolver. Default: the recipe's."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="PIXELS", help="Side of the images, a multiple of 8. Default: as trained.", min=16
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", help="Images at once; no part of the result.", min=1)
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            "--shard", metavar="I/N", help="The I-th of N parts, for several processes or hosts on one folder."
+        ),
+    ] = "1/1",
+    base: Annotated[bool, typer.Option("--base", help="By the pipeline as it was before it was tuned.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where the images go. Default: a folder in the run, named by what is asked."
+        ),
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Make images with a tuned text-to-image pipeline.
+
+    Each image depends on the weights, the settings and its own seed, not on batch or shard. The same command goes on where
+    it was stopped. images.jsonl says what each image is, generation.json how all were made. Prints the folder.
+    """
+    if prompts and prompt is not None:
+        raise RecipeError("generate: give --prompts or --prompt, not both")
+    if prompt is not None and not prompt.strip():
+        raise RecipeError("generate: --prompt is empty", "--guidance 1 shows what is made without guidance by a prompt")
+    part = _part(shard)
+    changes = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "size": size}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    from medpeft_cli.engine.generate import Prompts, read_prompts
+    from medpeft_cli.engine.generate import generate as make_images
+
+    given = read_prompts(prompts) if prompts else Prompts("--prompt", [(0, prompt)]) if prompt is not None else None
+    folder = make_images(
+        run, prompts=given, count=count, seed=seed, base=base, batch_size=batch, shard=part, out=out, weights=weights, **changes,
+    )  # fmt: skip
+    console.result({"folder": str(folder)}, str(folder))
+
+
+def _part(shard: str) -> tuple[int, int]:
+    """Return (i, n) of `i/n`, 1 ≤ i ≤ n."""
+    part, slash, parts = shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise RecipeError(f"--shard: got {shard!r}, wanted I/N with 1 ≤ I ≤ N", "--shard 1/4, --shard 2/4, …")
+    return int(part), int(parts)
+
+
+@app.command(
+    epilog=_examples(
         "medpeft evaluate results/isic_ssf/*",
         "medpeft evaluate results/isic_ssf/RUN --json",
         "medpeft evaluate --real data/test --generated out/shard1 --generated out/shard2 --encoder xrv-densenet121 \\\n"
@@ -322,10 +421,11 @@ def evaluate(
         "bootstrap": bootstrap,
         "confidence": confidence,
         "encoder": encoder,
-        "encoder_weights": None if encoder_weights is None else str(encoder_weights),
         "clip": clip,
     }
     changes = {field: value for field, value in changes.items() if value is not None}
+    if encoder or encoder_weights:  # another encoder's weights are not in the recipe
+        changes["encoder_weights"] = None if encoder_weights is None else str(encoder_weights)
     records, problems = [], []
     for run in runs:
         try:

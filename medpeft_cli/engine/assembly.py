@@ -29,6 +29,7 @@ CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
     "classify": ("classify", "one class an image", "give a card whose label column names one class"),
     "generate": ("text", "a text an image", "give a card of task text, such as mimic_cxr"),
 }
+MOST_PATTERNS = 12  # kinds of modules that are told by their whole name
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def _patterns(names: list[str]) -> str:
     if console.verbose or not names:
         return ", ".join(names) or "none beside the head"
     counts = Counter(re.sub(r"\b\d+\b", "*", name) for name in names)
+    if len(counts) > MOST_PATTERNS:  # a U-Net: by the last word alone
+        counts = Counter(re.sub(r"\.\d+$", "", name).rpartition(".")[2] for name in names)
     return ", ".join(f"{pattern} ×{count}" if count > 1 else pattern for pattern, count in counts.items())
 
 

@@ -50,7 +50,9 @@ def evenly(indices: np.ndarray, count: int | None, manifest: Manifest, split: st
         DataError: if there are none.
     """
     if not len(indices):
-        raise DataError(f"{manifest.root}: no picture is in split {split}", "give the card a split with all three parts")
+        raise DataError(
+            f"{manifest.root}: no picture is in split {split}", "give the card a split with all three parts"
+        )
     if count is None or count >= len(indices):
         return indices
     return indices[np.arange(count) * len(indices) // count]
@@ -89,7 +91,9 @@ class DenoiseTask:
         for step in range(first_step, min(self.plan.steps_per_epoch, self.plan.total_steps - start)):
             places = np.arange((start + step) * spec.batch_size, (start + step + 1) * spec.batch_size)
             passes, places = np.divmod(places, len(self.train_indices))
-            orders = {number: orders[number] if number in orders else self._order(number) for number in np.unique(passes)}
+            orders = {
+                number: orders[number] if number in orders else self._order(number) for number in np.unique(passes)
+            }
             indices = np.array([orders[number][place] for number, place in zip(passes, places, strict=True)])
             parts = math.ceil(spec.batch_size / spec.micro_batch_size)
             shares = zip(np.array_split(indices, parts), np.array_split(passes, parts), strict=True)
@@ -99,7 +103,9 @@ class DenoiseTask:
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the mean squared error of its step, weighted by timestep."""
         example = micro.batch
-        error = _error(predict_noise(model, example.noisy, example.timesteps, example.prompts, self.size), example.target)
+        error = _error(
+            predict_noise(model, example.noisy, example.timesteps, example.prompts, self.size), example.target
+        )
         return (error * self.weights[example.timesteps]).sum() / self.recipe.train.batch_size
 
     def validate(self, model: nn.Module, step: int) -> dict[str, float]:

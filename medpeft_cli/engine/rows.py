@@ -37,7 +37,9 @@ class RowStore:
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the rows of some keys, float16 (len(keys), *shape)."""
-        table = np.memmap(self.folder / "rows.bin", dtype=np.float16, mode="r")[: len(self.places) * self.row_bytes // 2]
+        table = np.memmap(self.folder / "rows.bin", dtype=np.float16, mode="r")[
+            : len(self.places) * self.row_bytes // 2
+        ]
         return table.reshape(-1, *self.shape)[[self.places[key] for key in keys]]
 
     @contextmanager

@@ -1,8 +1,7 @@
 """Pictures from prompts: each a function of the weights, the settings and its own seed, whatever is made beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from medpeft_cli import compat  # noqa: F401  (before diffusers)
 
@@ -65,7 +64,8 @@ class Sampler:
     def __init__(self, diffusion: Diffusion, settings: Settings, device: torch.device, precision: str):
         self.settings, self.device, self.precision = settings, device, precision
         self.encode = PromptEncoder(diffusion, device)
-        self.pipeline = pipeline_of(diffusion).to(device)
+        # without text encoders the pipeline takes the type of the U-Net for all that goes into it
+        self.pipeline = pipeline_of(replace(diffusion, text_encoders=[None, None])).to(device)
         if settings.scheduler is not None:
             kind = getattr(diffusers, SCHEDULERS[settings.scheduler])
             self.pipeline.scheduler = kind.from_config(diffusion.scheduler.config)
@@ -78,7 +78,7 @@ class Sampler:
             RunError: if a picture is not finite.
         """
         pipeline, settings, unet = self.pipeline, self.settings, self.pipeline.unet
-        embedded = self._conditions(prompts, unet.dtype)
+        embedded = self._conditions(prompts)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # one a picture, on the CPU everywhere
         half = "float32" if unet.dtype != torch.float32 else self.precision
         with autocast(self.device, half):
@@ -88,7 +88,7 @@ class Sampler:
             ).images  # fmt: skip
         return self._decode(latents.float())
 
-    def _conditions(self, prompts: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    def _conditions(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return the embeddings of prompts, and of no prompt, as the pipeline takes them."""
         found, empty = self.encode(prompts), self.encode.empty()
         count = len(prompts)
@@ -96,7 +96,7 @@ class Sampler:
         if found.pooled is not None:
             pairs["pooled_prompt_embeds"] = found.pooled
             pairs["negative_pooled_prompt_embeds"] = empty.pooled.repeat(count, 1)
-        return {name: value.to(dtype) for name, value in pairs.items()}
+        return pairs
 
     def _decode(self, latents: Tensor) -> np.ndarray:
         """Return latents as pictures, uint8 (B, S, S, 3)."""
@@ -105,17 +105,3 @@ class Sampler:
         if not torch.isfinite(images).all():
             raise RunError("a generated picture is not finite", "generate with train.precision float32 or bfloat16")
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def contact_sheet(images: Sequence[np.ndarray], columns: int) -> Any:
-    """Return pictures, uint8 (S, S, 3) each, in rows as one PIL image."""
-    from PIL import Image
-
-    size, gap = images[0].shape[0], 2
-    rows = -(-len(images) // columns)
-    columns = min(columns, len(images))
-    sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        top, left = (number // columns) * (size + gap), (number % columns) * (size + gap)
-        sheet[top : top + size, left : left + size] = image
-    return Image.fromarray(sheet)

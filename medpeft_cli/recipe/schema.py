@@ -135,12 +135,17 @@ class Train(Optimisation):
     patience_epochs: int | None = Field(None, ge=1, description="stop after so many epochs without gain; null = never")
 
 
-class Evaluate(Strict):
+class Intervals(Strict):
+    """How sure each metric is."""
+
+    bootstrap: int = Field(1000, ge=0, description="resamples behind each interval; 0 = no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval")
+
+
+class Evaluate(Intervals):
     """How the test split is scored."""
 
     batch_size: int = Field(128, ge=1, description="images per forward pass")
-    bootstrap: int = Field(1000, ge=0, description="resamples behind each interval; 0 = no intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval")
 
 
 class Recipe(Strict):
@@ -257,7 +262,7 @@ class Sample(Strict):
     batch_size: int = Field(16, ge=1, description="images at once; not a part of the result")
 
 
-class EvaluateImages(Evaluate):
+class EvaluateImages(Intervals):
     """How generated pictures are compared with those of the test split, whose texts were their prompts."""
 
     encoder: str = Field(

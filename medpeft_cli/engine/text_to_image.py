@@ -1,0 +1,162 @@
+"""Text-to-image from recipe to record: the whole line is `run_text_to_image`."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from medpeft_cli.data.images import InputSpec
+from medpeft_cli.engine.album import contact_sheet
+from medpeft_cli.engine.assembly import (
+    Assembly,
+    adapt_model,
+    describe,
+    facts,
+    loader_threads,
+    open_dataset,
+    pick_device,
+    refuse_small_store,
+)  # fmt: skip
+from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.compare import compare
+from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
+from medpeft_cli.engine.generate import FOLDER, make, wanted_by
+from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
+from medpeft_cli.engine.restore import pipeline_info
+from medpeft_cli.engine.run import recorded_run, train
+from medpeft_cli.engine.sample import Sampler, Settings, image_seed
+from medpeft_cli.files import atomic_path
+from medpeft_cli.metrics.alignment import load_clip
+from medpeft_cli.metrics.encoders import load_encoder
+from medpeft_cli.metrics.pictures import folder_pictures, stored_pictures
+from medpeft_cli.models.diffusion import load_diffusion
+from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.schema import GenerateRecipe
+from medpeft_cli.runs.record import Record
+from medpeft_cli.runs.skip import refuse_changed_inputs
+
+HALF = (0.5, 0.5, 0.5)  # a VAE reads values from −1 to 1
+SAMPLES = 4  # pictures at each validation
+
+
+def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: bool = True) -> Path:
+    """Fine-tune as a recipe says, generate from the test split's prompts, score the pictures, return the run directory.
+
+    A half-done run goes on from its checkpoint. Arguments and errors as in `run_classification`.
+    """
+    with recorded_run(loaded, results, command) as record:
+        if "delta" not in record.data:
+            record.save(status="running", error=None)
+            # --- data and model
+            assembly = assemble(loaded.recipe)
+            diffusion = assembly.pretrained
+            refuse_changed_inputs(record, assembly.manifest.sha256, diffusion.weights_sha256)
+            describe(assembly)
+            record.save(**facts(assembly))
+            info = pipeline_info(loaded.recipe, diffusion, assembly.input.size, record.data["id"])
+            shutil.rmtree(record.run_dir / FOLDER, ignore_errors=True)  # of an earlier model
+            # --- latents and prompts, from the cache; then VAE and text encoder go
+            encoded = encode_dataset(assembly, _needed(assembly))
+            assembly = without_encoders(assembly)
+            del diffusion
+            free_memory()
+            # --- train; sample pictures and the loss on fixed noise at each validation
+            train(assembly, DenoiseTask(assembly, encoded, SamplePictures(assembly, record.run_dir)), info, record)
+        record.save(status="trained", error=None)
+        Checkpoint(record.run_dir / "checkpoint").remove()
+        # --- pictures from the test split's prompts against those of the test split
+        if evaluate:
+            score_test(record, loaded.recipe)
+    return record.run_dir
+
+
+def assemble(recipe: GenerateRecipe) -> Assembly:
+    """Read the prepared dataset, load the pipeline and put the method into its U-Net, on the recipe's device."""
+    device = pick_device(recipe.device)
+    card, manifest = open_dataset(recipe)
+    spec = recipe.pipeline
+    diffusion = load_diffusion(spec.name, variant=spec.variant, config=spec.config)
+    read = InputSpec(spec.size or diffusion.size, HALF, HALF, "bicubic", 1.0)
+    refuse_small_store(manifest, read)
+    adapted = adapt_model(diffusion.unet, "unet", recipe, device)
+    return Assembly(recipe, card, manifest, diffusion, read, adapted, device, loader_threads(recipe))
+
+
+def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = None) -> None:
+    """Generate the pictures that the recipe asks for, those that are missing, and compare them with the test split's.
+
+    Args:
+        record: of a trained run.
+        recipe: the run's, with what is to be scored otherwise.
+        weights: where the pipeline is now; None = where it was.
+
+    Raises:
+        DataError: if data or weights are not those the run was trained with, or encoder or CLIP model are not here.
+    """
+    started = time.monotonic()
+    _, manifest = open_dataset(recipe)
+    refuse_changed_inputs(record, manifest.sha256)
+    device = pick_device(recipe.device)
+    score = recipe.evaluate
+    encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
+    clip = load_clip(score.clip, device) if score.clip else None
+    # --- pictures
+    wanted = wanted_by(record, manifest)
+    make(record, wanted, record.run_dir / FOLDER, recipe.sample.batch_size, weights=weights)
+    made = time.monotonic()
+    # --- scores
+    real = np.array([index for index, _ in wanted.prompts.texts])
+    seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
+    test = compare(
+        stored_pictures(manifest, real),
+        folder_pictures([record.run_dir / FOLDER]),
+        encoder=encoder,
+        clip=clip,
+        train=stored_pictures(manifest, seen) if score.nearest else None,
+        bootstrap=score.bootstrap,
+        confidence=score.confidence,
+        cache=cache_folder(manifest.root) / "features",
+    )
+    test["generation"] = wanted.protocol(record)
+    timing = {"generate_seconds": round(made - started, 3), "eval_seconds": round(time.monotonic() - made, 3)}
+    record.save(
+        status="finished",
+        error=None,
+        timing=record.data["timing"] | timing,
+        metrics=record.data["metrics"] | {"test": test},
+    )
+
+
+class SamplePictures:
+    """The same few pictures at each validation: samples/step-<number>.png, prompts of the validation split.
+
+    The pipeline is loaded for them each time and let go again, so that it takes no memory while training.
+    """
+
+    def __init__(self, assembly: Assembly, run_dir: Path):
+        self.recipe, self.device, self.folder = assembly.recipe, assembly.device, run_dir / "samples"
+        manifest, sample = assembly.manifest, assembly.recipe.sample
+        chosen = evenly(manifest.indices("val"), SAMPLES, manifest, "val").tolist()
+        self.prompts = [(manifest.texts or [])[index] for index in chosen]
+        self.seeds = [image_seed(self.recipe.seed, index, 0) for index in chosen]
+        self.settings = Settings(sample.steps, sample.guidance, sample.scheduler, assembly.input.size)
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """Make and save them with a U-Net."""
+        spec = self.recipe.pipeline
+        parts = replace(load_diffusion(spec.name, variant=spec.variant, config=spec.config), unet=model)
+        images = Sampler(parts, self.settings, self.device, self.recipe.train.precision)(self.prompts, self.seeds)
+        with atomic_path(self.folder / f"step-{step:06d}.png") as temporary:
+            contact_sheet(images, SAMPLES).save(temporary, format="PNG")
+        del parts
+        free_memory()
+
+
+def _needed(assembly: Assembly) -> np.ndarray:
+    """Return the pictures that training and its validation read."""
+    recipe, manifest = assembly.recipe, assembly.manifest
+    train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
+    return np.concatenate([train_indices, validation_indices(manifest)])
