@@ -218,26 +218,25 @@ def finetune(
 
     The same command resumes a half-done run and skips a finished one. Prints the run directory.
     """
-    from medpeft_cli.recipe.load import load_recipe
-    from medpeft_cli.runs.skip import finished_run
+    from medpeft_cli.runs.stop import stoppable
 
-    overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
-    loaded = load_recipe(recipe, overrides, demo=demo)
-    for field, origin in loaded.origins.items():
-        console.detail(f"{field} ← {origin}")
-    if not dry_run and (run_dir := finished_run(loaded, results, evaluate=evaluate)):
-        console.say(f"finished already: {run_dir}")
-        console.result({"run": str(run_dir), "status": "finished"}, str(run_dir))
-        return
-    if dry_run:
-        from medpeft_cli.engine.tasks import dry_run as build_and_check
+    with stoppable():
+        from medpeft_cli.recipe.load import load_recipe
 
-        console.result(build_and_check(loaded.recipe))
-        return
-    from medpeft_cli.engine.tasks import run_recipe
+        overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
+        loaded = load_recipe(recipe, overrides, demo=demo)
+        for field, origin in loaded.origins.items():
+            console.detail(f"{field} ← {origin}")
+        if dry_run:
+            from medpeft_cli.engine.tasks import dry_run as build_and_check
 
-    run_dir = run_recipe(loaded, results, _command_line(), evaluate=evaluate)
-    console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
+            console.result(build_and_check(loaded.recipe))
+            return
+        from medpeft_cli.runs.record import Record
+        from medpeft_cli.runs.start import start_run
+
+        run_dir = start_run(loaded, results, _command_line(), evaluate=evaluate)
+        console.result({"run": str(run_dir), "status": Record.read(run_dir).data["status"]}, str(run_dir))
 
 
 @app.command(

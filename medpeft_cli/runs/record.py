@@ -1,16 +1,13 @@
 """The record of a run: one folder and one record.json, no database."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from medpeft_cli.console import console
-from medpeft_cli.errors import DataError, RunError
-from medpeft_cli.files import read_json, unwritable, write_json, write_text
+from medpeft_cli.errors import DataError
+from medpeft_cli.files import read_json, write_json, write_text
 from medpeft_cli.recipe.identity import cell, identity, run_id
 from medpeft_cli.recipe.load import Loaded, dump_recipe
 from medpeft_cli.recipe.schema import RECIPES, Recipe
@@ -113,29 +110,3 @@ class Record:
         """Merge `changes` into the record and write it."""
         self.data |= changes | {"updated": now()}
         write_json(self.run_dir / "record.json", self.data)
-
-
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory against a second process; the system frees the lock when the process dies.
-
-    Raises:
-        RunError: if another process holds it.
-    """
-    import fcntl
-
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / "lock").open("a+")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(run_dir, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{run_dir}: another process is working on this run", "wait for it, or stop it first"
-            ) from error
-        except OSError as error:  # a file system without locks
-            console.warn(f"{run_dir}: not locked against a second process: {error.strerror}")
-        yield
