@@ -8,6 +8,9 @@ import typer
 
 from medpeft_cli.console import console
 from medpeft_cli.errors import MedpeftError, RecipeError
+from medpeft_cli.options import Demo, Results, Set, Weights
+from medpeft_cli.options import examples as _examples
+from medpeft_cli.sweep.commands import sweep_app
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
 GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or behind its name.
@@ -15,11 +18,6 @@ GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or 
 \b
 Exit codes: 0 done, 2 recipe or arguments, 3 data or weights,
             4 training or scoring, 130 Ctrl-C."""
-
-
-def _examples(*commands: str) -> str:
-    """Return an epilog that shows each command on a line of its own (click's mark for that is \\b)."""
-    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 app = typer.Typer(
@@ -37,21 +35,7 @@ list_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(list_app, name="list")
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
-    ),
-]
-Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights", metavar="PATH", help="Where the backbone's local weights, or the pipeline, are now, if moved."
-    ),
-]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
+app.add_typer(sweep_app, name="sweep")
 
 
 @app.callback()

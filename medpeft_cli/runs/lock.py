@@ -25,6 +25,10 @@ STALE_SECONDS = 300.0  # without a sign of life before an owner on another machi
 WATCH_SECONDS = 100.0  # without one while it is watched, whatever the clocks say: it is dead
 
 
+class BusyError(RunError):
+    """Another process works on the run."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """A process that started a run.
@@ -55,7 +59,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold a run directory against every other process, on whichever machine.
 
     Raises:
-        RunError: if another process holds it.
+        BusyError: if another process holds it.
     """
     path = _start(run_dir / "starts")
     ended = threading.Event()
@@ -92,7 +96,7 @@ def _start(folder: Path) -> Path:
         while True:
             if number and _works(folder / str(number), me):
                 owner = _read(folder / str(number)) or "it has just started"
-                raise RunError(
+                raise BusyError(
                     f"{folder.parent}: another process is working on this run: {owner}", "wait for it, or stop it first"
                 )
             path = folder / str(number + 1)

@@ -4,6 +4,7 @@ SLURM sends USR2 before the time limit (`--signal=B:USR2@120`), and TERM for a p
 time. Only at the first of these is the job still RUNNING: by that a job which its user cancelled stays cancelled.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from types import FrameType
 from medpeft_cli.console import console
 from medpeft_cli.runs import slurm
 
+NO_REQUEUE = "MEDPEFT_NO_REQUEUE"  # environment of a process whose parent sees to that
 COME_AGAIN = 75  # exit code: not finished, and to be started again
 
 _received: int | None = None  # the last of the signals
@@ -59,7 +61,7 @@ def leave_if_asked() -> None:
     """Raise Stopped if one of the signals has come; what is to be kept must be on disk by now."""
     if _received is None:
         return
-    job = slurm.own_job()
+    job = None if NO_REQUEUE in os.environ else slurm.own_job()
     again = job is not None and (_received == signal.SIGUSR2 or slurm.job_state(job) == "RUNNING")
     raise Stopped(again, COME_AGAIN if again else 128 + _received)
 
