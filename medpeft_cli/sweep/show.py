@@ -27,7 +27,8 @@ def duration(seconds: float) -> str:
 def sentence(standings: Sequence[Standing]) -> str:
     """Return `90 runs: 12 done, 1 failed, 77 to do`."""
     found = [f"{count:,} {state}" for state, count in counts(standings).items() if count]
-    return f"{len(standings):,} runs: {', '.join(found)}"
+    runs = f"{len(standings):,} run{'' if len(standings) == 1 else 's'}"
+    return f"{runs}: {', '.join(found)}" if found else "no runs"
 
 
 def left(time_left: TimeLeft | None) -> str:

@@ -158,7 +158,7 @@ def _script(folder: Path, name: str, count: int, resources: Resources) -> str:
         f"# Task N does line N of {RUN_LIST} beside this file ({count:,} runs). A preempted or timed-out task saves a checkpoint and",
         "# is requeued, and a finished run is skipped. An argument is added to N: the arrays after the first have one.",
         *(
-            f"#SBATCH --{option}{f'={value}' if value != '' else ''}"
+            f"#SBATCH --{option}{f'={shlex.quote(str(value))}' if value != '' else ''}"
             for option, value in options.items()
             if value is not None
         ),
