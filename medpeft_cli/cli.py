@@ -65,6 +65,7 @@ def global_options(
         "medpeft prepare mimic_cxr                               # licence, how to get it, which files",
         "medpeft prepare mimic_cxr --source DIR --list-files --fraction 0.1 > files.txt",
         "medpeft prepare my_card.yaml --init-card ~/pictures     # write a card for a folder",
+        "medpeft prepare --models recipes/paper/table3.yaml      # weights, for nodes without a network",
     )
 )
 def prepare(
@@ -119,6 +120,12 @@ def prepare(
             "--init-card", metavar="DIR", help="Look at a folder and write the draft of its card to CARD, or print it."
         ),
     ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--models", metavar="GRID", help="Load once every weight that the runs of a grid need, into the caches."
+        ),
+    ] = None,
     list_files: Annotated[
         bool,
         typer.Option("--list-files", help="Print the picture files that are needed, by the tables in --source alone."),
@@ -138,11 +145,14 @@ def prepare(
         ),
     ] = 1.0,
 ) -> None:
-    """Turn a raw download into a split, packed, hashed dataset.
+    """Turn a raw download into a split, packed, hashed dataset, or fetch the weights that a grid needs.
 
     Running it again on the same files changes nothing; after an interruption it goes on where it stopped. Several of these
     commands at once, also on several hosts with one file system, share the work.
     """
+    if models:
+        _fetch_models(models)
+        return
     from medpeft_cli.data.card import load_card
 
     if init_card:
@@ -176,6 +186,20 @@ def prepare(
         size=size, seed=seed, check=check, allow_bad=allow_bad, on_leak=leak_choice(on_leak), workers=workers,
     )  # fmt: skip
     console.result(manifest.info, None if check else str(root / "manifest.csv"))
+
+
+def _fetch_models(grid: Path) -> None:
+    from medpeft_cli.recipe.grid import expand
+
+    recipes = [cell.recipe for cell in expand(grid)]
+    from medpeft_cli.engine.fetch import fetch_weights
+
+    found, problems = fetch_weights(recipes)
+    console.table([one._asdict() for one in found], ["name", "kind", "bytes"])
+    for error in problems:
+        console.error(error)
+    if problems:
+        raise typer.Exit(problems[0].exit_code)
 
 
 @app.command(

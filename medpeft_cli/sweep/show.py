@@ -123,7 +123,7 @@ def _picture(sweep: Sweep, title: str, total: int, started: float) -> Any:
             "run": job.run_dir.name,
             "device": job.device,
             "for": duration(now - job.started),
-            "last line of its log.txt": _printable(job.last_line)[:80],
+            "last line of its log.txt": _printable(job.last_line).removeprefix(f"{job.run_dir.name}: ")[:80],
         }
         for job in sweep.jobs
     ]
