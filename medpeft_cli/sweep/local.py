@@ -115,7 +115,7 @@ class Sweep:
             if now.state == "running":  # another process was faster
                 self.elsewhere.append(now)
                 continue
-            if now.state == "to do" and not asked_to_leave():  # it ended before it could say why
+            if now.state == "to do" and code != 128 + signal.SIGTERM:  # it ended before it could say why
                 why = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {job.last_line}"
                 now = Standing(job.run_dir, "failed", why)
             if now.state == "done":
