@@ -321,7 +321,9 @@ def generate(
     it was stopped. images.jsonl says what each image is, generation.json how all were made. Prints the folder.
     """
     if prompts and prompt is not None:
-        raise RecipeError("generate: give --prompts or --prompt, not both")
+        raise RecipeError(
+            "generate: give --prompts or --prompt, not both", "--prompts reads a file, --prompt is one text"
+        )
     if prompt is not None and not prompt.strip():
         raise RecipeError("generate: --prompt is empty", "--guidance 1 shows what is made without guidance by a prompt")
     part = _part(shard)
@@ -498,7 +500,12 @@ def report(
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
-    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Test metric of the table.")] = "f1_macro",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric", metavar="NAME", help="Test metric of the tables. Default: f1_macro; fid for text-to-image."
+        ),
+    ] = None,
 ) -> None:
     """Tables of all runs under a folder.
 
@@ -523,22 +530,27 @@ def report(
 @app.command(
     epilog=_examples(
         "medpeft export results/isic_lora/RUN --merged isic_lora.safetensors",
-        "medpeft export results/isic_bias/RUN --merged weights/isic_bias.safetensors",
+        "medpeft export results/mimic_bias/RUN --merged pipelines/mimic_bias",
     )
 )
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as finetune printed it.")],
-    merged: Annotated[Path, typer.Option("--merged", metavar="FILE", help="The .safetensors file to write.")],
+    merged: Annotated[
+        Path,
+        typer.Option(
+            "--merged", metavar="PATH", help="The .safetensors file, or for text-to-image the new folder, to write."
+        ),
+    ],
     weights: Weights = None,
 ) -> None:
-    """Fold the adapter into the backbone: plain timm weights.
+    """Fold the adapter into the pre-trained weights: plain timm weights, or a plain diffusers pipeline.
 
     Refused, with the reason, where the method is no change of the weights.
     """
     from medpeft_cli.engine.export import export_merged
 
     export_merged(run, merged, weights)
-    console.result({"file": str(merged)}, str(merged))
+    console.result({"merged": str(merged)}, str(merged))
 
 
 @app.command(epilog=_examples("medpeft validate recipes/*.yaml", "medpeft validate my.yaml --set train.lr=1e-3"))

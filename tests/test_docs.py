@@ -21,6 +21,7 @@ from medpeft_cli.methods.adapt import adapt
 from medpeft_cli.methods.merge import merged_state_dict
 from medpeft_cli.methods.tuners import TUNERS
 from tests.conftest import ROOT
+from tests.golden.test_unet_counts import unet_counts
 from tests.methods.tiny import distance, images, perturb, tiny
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,12 +100,19 @@ def test_the_table_says_what_the_code_says(name):
     assert title.replace("³", "3") in method.titles.values()
     assert reference.partition(" ")[0] in method.reference
     assert (merge == "no") == (not method.mergeable)
-    for backbone, family, printed in zip(("vit_base_patch16_224", "resnet50"), ("vit", "cnn"), counts, strict=True):
+    for family, printed in zip(("vit", "cnn", "unet"), counts, strict=True):
         assert (printed == "–") == (family not in method.titles)
         if printed != "–":
-            with torch.device("meta"):
-                model = timm.create_model(backbone, num_classes=3)
-                assert f"{adapt(model, family, method, method.config()).counts()['method']:,}" == printed
+            assert f"{default_count(name, family):,}" == printed
+
+
+def default_count(name: str, family: str) -> int:
+    """Trained parameters on ViT-B, ResNet-50 or the U-Net of Stable Diffusion 1.5."""
+    if family == "unet":
+        return unet_counts(name)["method"]
+    with torch.device("meta"):
+        model = timm.create_model({"vit": "vit_base_patch16_224", "cnn": "resnet50"}[family], num_classes=3)
+        return adapt(model, family, METHODS[name], METHODS[name].config()).counts()["method"]
 
 
 def test_every_message_of_the_troubleshooting_page_is_one_of_the_code():

@@ -1,6 +1,6 @@
 """Tiny random Stable Diffusion of the real classes: the layouts of 1.5, 2.1 and XL at small widths."""
 
-import json
+import re
 from pathlib import Path
 
 from medpeft_cli import compat  # noqa: F401  must come before transformers
@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TOY_SIZE = 16  # pixels: latents of 8 × 8, and a VAE that halves once
@@ -93,8 +94,11 @@ def toy_pipeline(folder: Path | str, kind: str = "sd1", variant: str | None = No
     if variant is not None:
         pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, variant=variant)
-    for tokenizer in Path(folder).glob("tokenizer*"):
-        as_published(tokenizer)
+    for file in Path(folder).glob(
+        "tokenizer*/tokenizer.json"
+    ):  # the published pipelines have vocab.json and merges.txt
+        pipeline.tokenizer.backend_tokenizer.model.save(str(file.parent))
+        file.unlink()
     return Path(folder)
 
 
@@ -115,10 +119,64 @@ def toy_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77)
 
 
-def as_published(folder: Path) -> None:
-    """Write a tokenizer as the published pipelines have it: vocab.json and merges.txt, not tokenizer.json."""
-    file = folder / "tokenizer.json"
-    model = json.loads(file.read_text())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    file.unlink()
+def toy_single_file(folder: Path, file: Path) -> Path:
+    """Write the parts of a toy 1.x pipeline into one file, under the names of the original code."""
+    tensors = {}
+    for name, tensor in StableDiffusionPipeline.from_pretrained(folder).text_encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
+    for part, prefix, rules in (
+        ("unet", "model.diffusion_model.", UNET_NAMES),
+        ("vae", "first_stage_model.", VAE_NAMES),
+    ):
+        for name, tensor in load_file(folder / part / "diffusion_pytorch_model.safetensors").items():
+            for new, old in rules:
+                name = re.sub(new, old, name)
+            tensors[prefix + name] = tensor
+    save_file(tensors, file)
+    return file
+
+
+RESNET_NAMES = (
+    (r"norm1(?=\.\w+$)", "in_layers.0"),
+    (r"conv1", "in_layers.2"),
+    (r"time_emb_proj", "emb_layers.1"),
+    (r"norm2(?=\.\w+$)", "out_layers.0"),
+    (r"conv2", "out_layers.3"),
+    (r"conv_shortcut", "skip_connection"),
+)
+UNET_NAMES = (  # of two levels with one layer each
+    (r"time_embedding\.linear_1", "time_embed.0"),
+    (r"time_embedding\.linear_2", "time_embed.2"),
+    (r"conv_in", "input_blocks.0.0"),
+    (r"conv_norm_out", "out.0"),
+    (r"conv_out", "out.2"),
+    *((rf"(?<=resnets\.\d\.){new}", old) for new, old in RESNET_NAMES),
+    (r"down_blocks\.0\.resnets\.0", "input_blocks.1.0"),
+    (r"down_blocks\.0\.attentions\.0", "input_blocks.1.1"),
+    (r"down_blocks\.0\.downsamplers\.0\.conv", "input_blocks.2.0.op"),
+    (r"down_blocks\.1\.resnets\.0", "input_blocks.3.0"),
+    (r"mid_block\.resnets\.0", "middle_block.0"),
+    (r"mid_block\.attentions\.0", "middle_block.1"),
+    (r"mid_block\.resnets\.1", "middle_block.2"),
+    (r"up_blocks\.0\.resnets\.(\d)", r"output_blocks.\1.0"),
+    (r"up_blocks\.0\.upsamplers\.0", "output_blocks.1.1"),
+    (r"up_blocks\.1\.resnets\.0", "output_blocks.2.0"),
+    (r"up_blocks\.1\.resnets\.1", "output_blocks.3.0"),
+    (r"up_blocks\.1\.attentions\.0", "output_blocks.2.1"),
+    (r"up_blocks\.1\.attentions\.1", "output_blocks.3.1"),
+)
+VAE_NAMES = (
+    (r"conv_norm_out", "norm_out"),
+    (r"conv_shortcut", "nin_shortcut"),
+    (r"mid_block\.resnets\.0", "mid.block_1"),
+    (r"mid_block\.resnets\.1", "mid.block_2"),
+    (r"group_norm", "norm"),
+    (r"to_([qkv])", r"\1"),
+    (r"to_out\.0", "proj_out"),
+    (r"mid_block\.attentions\.0", "mid.attn_1"),
+    (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
+    (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+    (r"up_blocks\.0\.resnets", "up.1.block"),
+    (r"up_blocks\.1\.resnets", "up.0.block"),
+    (r"up_blocks\.0\.upsamplers\.0", "up.1.upsample"),
+)

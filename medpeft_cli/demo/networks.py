@@ -57,6 +57,20 @@ def demo_resnet(num_classes: int, **options: Any) -> ResNet:
 NETWORKS = {"demo_vit": demo_vit, "demo_resnet": demo_resnet}
 
 
+def demo_encoder() -> ResNet:
+    """Build the encoder of the demo's FID: demo_resnet with its bundled weights, in eval mode.
+
+    Shape:
+        float32 (B, 3, 64, 64), normalised by DEMO_INPUT → (B, 416)
+
+    Raises:
+        DataError: if the weights are missing or do not fit.
+    """
+    model = demo_resnet(0)
+    load_bundled(model, "demo_resnet")
+    return model.eval()
+
+
 def load_bundled(model: nn.Module, name: str) -> None:
     """Load the pre-trained weights of a bundled backbone, stored in float16, into float32 tensors.
 

@@ -79,7 +79,9 @@ def reported_radiograph(label: str, group: Generator, rng: Generator) -> Array:
     x, y = (x * np.cos(tilt) + y * np.sin(tilt)) / breadth, (y * np.cos(tilt) - x * np.sin(tilt)) / breath
     body = inside(np.hypot(x / 1.05, np.clip(-y - 0.2, 0, 9) * 1.2) ** 4 - 0.75, 0.5)
     picture = 0.12 + 0.58 * body + 0.02 * smooth(rng, 6)
-    lungs = lung_fields(x, y)
+    lungs = lung_fields(x, 0.92 * y - 0.05)
+    for dome in (-0.37, 0.37):  # the diaphragm; the angle beside it is what fluid fills
+        lungs *= 1 - inside(np.hypot((x - dome) / 0.36, (y - 0.78) / 0.3) - 1, 0.12)
     width = group.uniform(0.26, 0.33) + (0.1 + 0.16 * strength if "Cardiomegaly" in names else 0)
     heart = inside(np.hypot((x - 0.12) / width, (y - 0.32) / 0.36) - 1, 0.2)
     lungs *= 1 - 0.85 * heart
@@ -94,17 +96,19 @@ def reported_radiograph(label: str, group: Generator, rng: Generator) -> Array:
     if "Lung Lesion" in names:
         air -= 0.45 * inside(np.hypot(x - centre[0], y - centre[1]) - 0.09, 0.06)
     if "Atelectasis" in names:  # a band above the diaphragm
-        air -= 0.3 * inside(np.hypot((x - sign * 0.42) / 0.3, (y - 0.46) / 0.07) - 1, 0.5)
+        air -= 0.36 * inside(np.hypot((x - sign * 0.47) / 0.3, (y - 0.38 - 0.2 * (x * sign - 0.47)) / 0.09) - 1, 0.5)
     if "Edema" in names:  # from the hila outwards
-        air -= 0.3 * strength * np.exp(-((np.abs(x) - 0.25) ** 2) / 0.05 - y**2 / 0.18) * (1 + 0.25 * smooth(rng, 2.5))
+        wings = np.exp(-((np.abs(x) - 0.25) ** 2) / 0.06 - y**2 / 0.2)
+        air -= (0.1 + 0.32 * strength) * wings * (1 + 0.25 * smooth(rng, 2.5))
     if "Pleural Effusion" in names:
-        level = 0.52 - 0.3 * strength - 0.25 * (np.abs(x) - 0.4)  # higher at the wall
-        air *= 1 - 0.9 * np.clip((y - level) / 0.1, 0, 1) * (x * sign > 0)
+        level = 0.5 - 0.32 * strength - 0.3 * (np.abs(x) - 0.4)  # higher at the wall
+        air *= 1 - 0.95 * np.clip((y - level) / 0.1, 0, 1) * (x * sign > 0)
     if "Pneumothorax" in names:  # blacker, and no markings, above the edge of the lung
-        air += 0.16 * inside(y + 0.62 - 0.22 * strength - 0.2 * (np.abs(x) - 0.4), 0.1) * (x * sign > 0)
+        air += 0.2 * inside(y + 0.6 - 0.22 * strength - 0.2 * (np.abs(x) - 0.4), 0.1) * (x * sign > 0)
     picture -= lungs * air
-    picture += 0.1 * np.exp(-((x / 0.1) ** 2))
+    picture += 0.1 * np.exp(-((x / 0.1) ** 2))  # spine, then collar bones
+    picture += 0.1 * np.exp(-(((y + 0.64 + 0.14 * np.abs(x)) / 0.045) ** 2)) * inside(np.abs(x) - 0.72, 0.2)
     if "Support Devices" in names:  # from the shoulder to the heart
-        path = sign * 0.75 * np.clip((0.1 - y) / 1.0, 0, 1) ** 1.5
+        path = sign * 0.75 * np.clip(0.1 - y, 0, None) ** 1.5
         picture += 0.25 * np.exp(-(((x - path) / 0.03) ** 2)) * (y < 0.12)
     return expose(picture + 0.01 * smooth(rng, 3), group, rng, noise=0.01)

@@ -116,6 +116,8 @@ class Album:
             if waiting := sum(job.file not in lines for job in jobs):
                 return waiting
             self._write({job.file: lines[job.file] for job in jobs})
+            for left in self.folder.glob(".*.tmp"):  # by processes that were killed
+                left.unlink(missing_ok=True)
         shown = [jobs[number * len(jobs) // SHEET_IMAGES] for number in range(SHEET_IMAGES)]
         shown = jobs if len(jobs) <= SHEET_IMAGES else shown
         images = [np.asarray(Image.open(self.folder / job.file)) for job in shown]

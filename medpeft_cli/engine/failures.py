@@ -8,8 +8,6 @@ import torch
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import Recipe
 
-SIZES = (("train", "micro_batch_size"), ("evaluate", "batch_size"), ("sample", "batch_size"))  # what takes memory
-
 
 @contextmanager
 def explained(recipe: Recipe) -> Iterator[None]:
@@ -23,13 +21,11 @@ def explained(recipe: Recipe) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first:
-            values = recipe.model_dump()
-            sizes = {f"{part}.{name}": values.get(part, {}).get(name) for part, name in SIZES}
-            told = ", ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
-            others = " or ".join(name for name in list(sizes)[1:] if sizes[name] is not None)
+            part = "sample" if recipe.task == "generate" else "evaluate"
             raise RunError(
-                f"out of memory with {told}: {first}",
-                f"halve train.micro_batch_size (the batch size stays the same) or {others}, "
+                f"out of memory with train.micro_batch_size {recipe.train.micro_batch_size}, "
+                f"{part}.batch_size {getattr(recipe, part).batch_size}: {first}",
+                f"halve train.micro_batch_size (the batch size stays the same) or {part}.batch_size, "
                 "or set train.gradient_checkpointing=true",
             ) from error
         if "more than 1 value per channel" in first:

@@ -14,6 +14,7 @@ from medpeft_cli.engine.album import Album, Job
 from medpeft_cli.engine.assembly import open_dataset, pick_device
 from medpeft_cli.engine.denoise import evenly
 from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.latents import quiet
 from medpeft_cli.engine.loop import DTYPES
 from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.run import refuse_untrained
@@ -181,7 +182,7 @@ def generate(
     if (name := changes.get("scheduler")) is not None:
         lookup("scheduler", SCHEDULERS, name)
     if changes.get("size", 0) % 8:
-        raise RecipeError(f"--size: got {changes['size']}, wanted a multiple of 8 pixels")
+        raise RecipeError(f"--size: got {changes['size']}, wanted a multiple of 8 pixels", "such as 224 or 512")
     usual = None if prompts and out else wanted_by(record)
     sample, size = record.recipe.sample, record.data["input"]["size"]
     settings = replace(Settings(sample.steps, sample.guidance, sample.scheduler, size), **changes)
@@ -218,7 +219,8 @@ def make(
         device = pick_device(recipe.device)
         diffusion = _pipeline(record, wanted.base, weights)
         if device.type == "cuda":
-            diffusion.unet.to(DTYPES[recipe.train.precision])
+            with quiet():
+                diffusion.unet.to(DTYPES[recipe.train.precision])
         sampler = Sampler(diffusion, wanted.settings, device, recipe.train.precision)
         texts = [text for _, text in wanted.prompts.texts]
         longer = sampler.encode.too_long(texts)

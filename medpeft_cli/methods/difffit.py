@@ -1,4 +1,4 @@
-"""DiffFit: train biases and norm layers, and a scale on each branch (Xie et al. 2023, arXiv:2304.06648, eq. 4)."""
+"""DiffFit: train biases and norm layers, and a scale on each branch (Xie et al. 2023, arXiv:2304.06648)."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ OUTPUTS = {"attn1": "to_out.0", "attn2": "to_out.0", "ff": "net.2"}  # branch of
 
 
 class Scale(nn.Module):
-    """y = γ · x, one number per channel, 1 at the start (Xie et al. 2023, eq. 4).
+    """y = γ · x, one number per channel, 1 at the start (Xie et al. 2023).
 
     Args:
         like: Linear whose outputs give channels, device and dtype.

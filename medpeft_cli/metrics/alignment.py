@@ -15,7 +15,7 @@ from medpeft_cli.console import Advance
 from medpeft_cli.errors import DataError, RecipeError
 from medpeft_cli.metrics.pictures import Pictures, ahead
 from medpeft_cli.models.backbones import first_line, read_weights, state_sha256
-from medpeft_cli.registry import unknown_hint
+from medpeft_cli.registry import nearest
 
 BATCH = 32  # pictures or prompts at a time
 
@@ -103,7 +103,12 @@ def build_open_clip(name: str, weights: Path | None = None) -> nn.Module:
     place, _, tag = _place(name).partition("@")
     local = place.startswith(("local-dir:", "hf-hub:"))
     if not local and place not in open_clip.list_models():
-        raise RecipeError(f"CLIP model {name!r}: unknown to open_clip", unknown_hint(place, open_clip.list_models()))
+        known = {each.lower(): each for each in open_clip.list_models()}
+        guess = known.get(nearest(place, known) or "", "ViT-B-32")
+        raise RecipeError(
+            f"CLIP model {name!r}: unknown to open_clip",
+            f"did you mean {guess!r}? also hf-hub:ORG/NAME, local-dir:FOLDER",
+        )
     if local and weights:
         raise RecipeError(f"CLIP model {name!r}: takes no weights file", "its folder holds them")
     tags = open_clip.list_pretrained_tags_by_model(place)
@@ -149,12 +154,12 @@ def clip_scores(
     if empty := [name for name, prompt in zip(pictures.names, prompts, strict=True) if not prompt.strip()]:
         raise DataError(f"{empty[0]}: empty prompt, as {len(empty)} of {len(prompts)} pictures have")
     distinct = list(dict.fromkeys(prompts))
-    pad = clip.tokenizer([""], context_length=clip.context + 1)[0, -1]
+    pad = clip.tokenizer([""], context_length=clip.context + 2)[0, -1]
     texts, cut = [], set()
     for start in range(0, len(distinct), BATCH):
         part = distinct[start : start + BATCH]
-        longer = clip.tokenizer(part, context_length=clip.context + 1)
-        cut |= {prompt for prompt, tokens in zip(part, longer, strict=True) if tokens[-1] != pad}
+        longer = clip.tokenizer(part, context_length=clip.context + 2)[:, clip.context :]  # (B, 2)
+        cut |= {prompt for prompt, tokens in zip(part, longer, strict=True) if (tokens != pad).any()}
         texts.append(_unit(clip.model.encode_text(clip.tokenizer(part, context_length=clip.context).to(clip.device))))
     text_of = dict(zip(distinct, torch.cat(texts), strict=True))
 

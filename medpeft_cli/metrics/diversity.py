@@ -4,11 +4,15 @@ import numpy as np
 import torch
 
 from medpeft_cli import compat  # noqa: F401  (before torchmetrics)
-from medpeft_cli.metrics.encoders import centre_square, clean_resize
+
+# isort: split
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
 from medpeft_cli.metrics.pictures import Pictures, ahead
+from medpeft_cli.metrics.resize import centre_square, clean_resize
 
 SIZE = 176  # pixels; five scales of an 11-pixel window need more than 160
-PAIRS = 200  # at most
+PAIRS = 100  # at most
 BATCH = 16
 
 
@@ -23,10 +27,8 @@ def ms_ssim_pairs(pictures: Pictures, seed: int, device: torch.device) -> np.nda
         device: where it computes.
 
     Returns:
-        float64 (P,), P = min(M // 2, 200); 1 = identical.
+        float64 (P,), P = min(M // 2, 100); 1 = identical.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
     drawn = np.random.default_rng(seed).permutation(len(pictures))[: 2 * min(len(pictures) // 2, PAIRS)]
 
     def read(place: int) -> np.ndarray:

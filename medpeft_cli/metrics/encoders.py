@@ -5,7 +5,7 @@ Every encoder reads the largest centred square of a picture, as the generator wa
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor, nn
 
 from medpeft_cli import compat  # noqa: F401  (before timm, open_clip and transformers)
-from medpeft_cli.data.decode import FILTERS
 from medpeft_cli.errors import DataError, MedpeftError, RecipeError
-from medpeft_cli.models.backbones import build_trunk, first_line, input_spec, load_local, read_weights, state_sha256
+from medpeft_cli.metrics.resize import Resize, centre_square, clean_resize, tensorflow_resize
+from medpeft_cli.models.backbones import build_trunk, first_line, input_spec, read_weights, state_sha256
 from medpeft_cli.recipe.schema import Backbone, Input
 from medpeft_cli.registry import unknown_hint
 
@@ -28,33 +27,6 @@ INCEPTION = (
 )
 XRAY_WEIGHTS = "densenet121-res224-mimic_ch"
 HUB_HINT = "without a network, fetch them once on a machine that has one (same HF_HOME)"
-
-Resize = Callable[[np.ndarray, int], np.ndarray]
-
-
-def clean_resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize by Pillow's bicubic filter, antialiased, in float and clipped (Parmar et al. 2022, arXiv:2104.11222, clean-fid).
-
-    Shape:
-        pixels: uint8 (H, W) or (H, W, 3) → float32 (S, S) or (S, S, 3), values 0–255.
-    """
-    channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
-    images = (Image.fromarray(channel.astype(np.float32)) for channel in channels)
-    resized = [np.asarray(image.resize((size, size), FILTERS["bicubic"])).clip(0, 255) for image in images]
-    return resized[0] if pixels.ndim == 2 else np.stack(resized, axis=2)
-
-
-def tensorflow_resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize bilinearly without antialiasing, as TensorFlow 1 and the reference implementations of FID do.
-
-    Shape:
-        pixels: uint8 (H, W) or (H, W, 3) → float32 (S, S) or (S, S, 3), values 0–255.
-    """
-    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
-
-    batch = torch.from_numpy(np.ascontiguousarray(pixels).reshape(1, *pixels.shape[:2], -1)).permute(0, 3, 1, 2)
-    resized = interpolate_bilinear_2d_like_tensorflow1x(batch.float(), size=(size, size), align_corners=False)
-    return resized[0].permute(1, 2, 0).numpy().reshape(size, size, *pixels.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -121,14 +93,6 @@ class Encoder:
         }
 
 
-def centre_square(pixels: np.ndarray) -> np.ndarray:
-    """Return the largest centred square of a picture, without a copy."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
 def load_encoder(name: str, device: torch.device, weights: Path | None = None) -> Encoder:
     """Load a feature network by name (`medpeft list encoders`).
 
@@ -155,7 +119,9 @@ def load_encoder(name: str, device: torch.device, weights: Path | None = None) -
     network = settings.pop("network").eval().requires_grad_(False)
     sha256 = state_sha256(network)
     settings = {"weights": str(weights) if weights else "pretrained"} | settings
-    return Encoder(name, network.to(device), sha256=sha256, device=device, **settings)
+    # on a CPU, twice as fast for convolutions
+    network = network.to(device, memory_format=torch.channels_last)
+    return Encoder(name, network, sha256=sha256, device=device, **settings)
 
 
 def _inception(_: str, weights: Path | None) -> dict[str, Any]:
@@ -253,21 +219,21 @@ def _timm(name: str, weights: Path | None) -> dict[str, Any]:
 class _ImageTower(nn.Module):
     """The image half of a CLIP model: its joint embedding, not normalised."""
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.visual = visual
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.visual(images)
+        return self.model.encode_image(images)
 
 
 def _open_clip(name: str, weights: Path | None) -> dict[str, Any]:
     from medpeft_cli.metrics.alignment import build_open_clip
 
-    visual = build_open_clip(name, weights).visual
-    read = visual.preprocess_cfg
+    model: Any = build_open_clip(name, weights)
+    read = model.visual.preprocess_cfg
     size = read["size"][0] if isinstance(read["size"], list | tuple) else read["size"]
-    return {"network": _ImageTower(visual), "size": size, "mean": tuple(read["mean"]), "std": tuple(read["std"])}
+    return {"network": _ImageTower(model), "size": size, "mean": tuple(read["mean"]), "std": tuple(read["std"])}
 
 
 class _Pooled(nn.Module):
@@ -307,22 +273,8 @@ def _hf(name: str, weights: Path | None) -> dict[str, Any]:
 
 
 def _demo(_: str, weights: Path | None) -> dict[str, Any]:
-    from medpeft_cli.demo.networks import DEMO_INPUT, demo_encoder, load_bundled
-
-    network = demo_encoder()
-    if weights is None:
-        load_bundled(network, "demo_encoder")
-    else:
-        load_local(network, weights)
-    read = getattr(network, "pretrained_cfg", DEMO_INPUT)
-    source = "bundled" if weights is None else str(weights)
-    return {
-        "network": network,
-        "size": read["input_size"][-1],
-        "mean": read["mean"],
-        "std": read["std"],
-        "weights": source,
-    }
+    """Return the bundled residual CNN (416), which was trained on other synthetic pictures than the twins."""
+    return _timm("demo_resnet", weights) | {"weights": str(weights or "bundled")}
 
 
 NAMES = {

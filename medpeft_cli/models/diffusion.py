@@ -266,6 +266,10 @@ def _load_file(file: Path, config: str | None) -> dict[str, Any]:
         kind, off = StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
     try:
         pipeline = kind.from_single_file(str(file), config=config, torch_dtype=torch.float32, **off)
+    except NotImplementedError as error:  # torch's answer where a tensor was never filled
+        raise DataError(
+            f"{file}: tensors of the networks are not in it", "wanted the whole model in one file"
+        ) from error
     except Exception as error:
         raise DataError(
             f"{file}: cannot be read as {kind.__name__}: {first_line(error)}",

@@ -10,6 +10,8 @@ from medpeft_cli.report.dimensions import placeable
 from medpeft_cli.report.records import Problem, Run, read_records
 from medpeft_cli.report.table import Table, TableSpec, pivot
 
+USUAL = {"unet": "fid"}  # metric of a family's table, where it is not macro F1
+
 
 @dataclass(frozen=True)
 class Report:
@@ -31,18 +33,28 @@ class Report:
         return {table.results_revision for table in self.tables}
 
 
-def build_report(results: Path, metric: str = "f1_macro") -> Report:
+def build_report(results: Path, metric: str | None = None) -> Report:
     """Read all records under `results` and pivot them: rows dataset × backbone × fraction, columns methods.
+
+    Args:
+        results: folder of runs.
+        metric: of every table; None = macro F1, and FID for text-to-image.
 
     Raises:
         DataError: if there is no such folder, or no record under it.
         RecipeError: if the metric is unknown.
     """
-    lookup("metric", METRIC_INFO, metric)
+    if metric is not None:
+        lookup("metric", METRIC_INFO, metric)
     runs, problems = read_records(results)
     if not runs and not problems:
         raise DataError(
             f"{results}: no record.json under it", "run `medpeft finetune recipes/isic_ssf.yaml --demo` first"
         )
     unplaced = tuple(run for run in runs if not placeable(run))
-    return Report(tuple(pivot(runs, TableSpec(metric=metric))), unplaced, tuple(problems))
+    chosen = [(run, metric or USUAL.get(str(run.family), "f1_macro")) for run in runs]
+    tables = []
+    for name in dict.fromkeys(name for _, name in chosen):
+        tables += pivot([run for run, wanted in chosen if wanted == name], TableSpec(metric=name))
+    tables.sort(key=lambda table: (table.demo, -table.results_revision, table.family))
+    return Report(tuple(tables), unplaced, tuple(problems))

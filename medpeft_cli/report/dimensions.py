@@ -8,10 +8,11 @@ from typing import Any
 
 from medpeft_cli.report.records import Run
 
-# The order of the paper's Table 2 (CNN) and Table 3 (ViT); whatever it does not have follows by title.
+# The order of the paper's Table 2 (CNN), Table 3 (ViT) and Table 4 (U-Net); whatever it does not have follows by title.
 METHOD_ORDER = {
     "cnn": ("full", "linear", "tsa", "norm", "bias", "ssf"),
     "vit": ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm"),
+    "unet": ("full", "attention", "bias", "norm", "bias_norm_attention", "lora", "svdiff", "difffit"),
 }
 DATASET_ORDER = ("breastus", "fitzpatrick", "isic", "smdg", "pneumonia")
 IDENTITY_FREE = ("seed", "device", "workers", "data.root", "train.checkpoint_seconds")  # never make two variants
@@ -123,10 +124,14 @@ def _data_version(run: Run) -> str | None:
 
 
 def _asked_backbone(run: Run) -> Hashable:
-    """Return what a recipe says of the backbone; of a weights file the name, as in the identity."""
-    backbone = run.setting("backbone")
-    asked = _flat(backbone if isinstance(backbone, dict) else {})
-    return run.backbone_title, *sorted((asked | {"weights": PurePath(asked.get("weights", "")).name}).items())
+    """Return what a recipe says of the backbone or the pipeline; of a path the name, as in the identity."""
+    backbone, pipeline = run.setting("backbone"), run.setting("pipeline")
+    asked, path = (
+        (_flat(pipeline), "name")
+        if isinstance(pipeline, dict)
+        else (_flat(backbone if isinstance(backbone, dict) else {}), "weights")
+    )
+    return run.backbone_title, *sorted((asked | {path: PurePath(asked.get(path, "")).name}).items())
 
 
 def _weights_version(run: Run) -> str | None:

@@ -140,22 +140,24 @@ def _markdown(report: Report) -> str:
     for table in report.tables:
         names = text.varying(table) or [table.across]
         heads = [*map(str.capitalize, names), *map(text.column_title, table.columns)]
-        lines = [[_safe(head) for head in heads], ["---"] * len(heads)]
+        lines = [[text.markdown(head) for head in heads], ["---"] * len(heads)]
         for block in table.blocks:
             for i in block.rows:
-                lines.append([*(_safe(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)])
+                lines.append(
+                    [*(text.markdown(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)]
+                )
             blank = [""] * (len(names) - 1)
             lines.append(["Parameters", *blank, *(" ".join(text.parameters(seen)) for seen in block.parameters)])
             for name, numbers, marks in text.summaries(table, block):
                 lines.append([name, *blank, *map(_emphasis, numbers, marks)])
-        parts.append(f"### {_safe(text.title(table))}")
-        parts.append(_safe(text.subtitle(table)))
+        parts.append(f"### {text.markdown(text.title(table))}")
+        parts.append(text.markdown(text.subtitle(table)))
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        parts.append(_safe(" ".join(text.protocol(table))))
-        parts.append("\n".join(f"- {_safe(note)}" for note in text.notes(table, report.revisions)))
+        parts.append(text.markdown(" ".join(text.protocol(table))))
+        parts.append("\n".join(f"- {text.markdown(note)}" for note in text.notes(table, report.revisions)))
         if commands := text.commands(table):
             parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *commands, "```"]))
-    parts.append("\n".join(f"- {_safe(line)}" for line in text.leftovers(report.unplaced, report.problems)))
+    parts.append("\n".join(f"- {text.markdown(line)}" for line in text.leftovers(report.unplaced, report.problems)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -167,10 +169,6 @@ def _markdown_cells(table: Table, row: int) -> Iterator[str]:
 
 def _emphasis(value: str, mark: str) -> str:
     return {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(mark, value)
-
-
-def _safe(value: str) -> str:
-    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>|#&$~" else sign for sign in value)
 
 
 FORMS: dict[str, Callable[[Report], str]] = {"latex": latex, "csv": _csv, "json": _json, "markdown": _markdown}

@@ -24,6 +24,11 @@ def clean(text: str, longest: int = LONGEST) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
+def markdown(text: str) -> str:
+    """Return text with every sign escaped that Markdown would take for its own."""
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>|#&$~" else sign for sign in text)
+
+
 def count(number: int) -> str:
     """Return a count in three digits: 768, 59.3K, 85.8M."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):

@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("medpeft", "torch", "torchvision", "timm", "peft", "safetensors", "numpy", "pillow")
+PACKAGES = (
+    "medpeft",
+    "torch",
+    "torchvision",
+    "timm",
+    "peft",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_help_imports_nothing_heavy(root):
         ("list", "datasets"),
         ("list", "backbones"),
         ("list", "recipes", "--json"),
+        ("list", "encoders"),
         ("validate", "recipes/isic_ssf.yaml"),
         ("validate", "recipes/isic_ssf.yaml", "--demo"),
         ("sweep", "plan", "recipes/paper/table2.yaml"),

@@ -24,7 +24,7 @@ def attention(module, gamma, x, context):
 
 
 def block_forward(block, gammas, x, encoder_hidden_states=None, **_):
-    """x + γ₁ · attn1, x + γ₂ · attn2, x + γ₃ · ff (Xie et al. 2023, eq. 4)."""
+    """x + γ₁ · attn1, x + γ₂ · attn2, x + γ₃ · ff (Xie et al. 2023)."""
     y = block.norm1(x)
     x = x + gammas["attn1"][""] * attention(block.attn1, gammas["attn1"], y, y)
     x = x + gammas["attn2"][""] * attention(block.attn2, gammas["attn2"], block.norm2(x), encoder_hidden_states)

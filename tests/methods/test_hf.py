@@ -2,12 +2,19 @@
 
 import pytest
 import torch
+
+from medpeft_cli import compat  # noqa: F401  must come before diffusers
+
+# isort: split
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import adapt
-from tests.methods.tiny import adapted, build, perturb, tiny
+from medpeft_cli.methods.merge import merged_state_dict
+from tests.methods.tiny import adapted, build, distance, outputs, perturb, tiny
+from tests.toys import toy_unet
 
 
 def test_lora_on_the_fused_projection_is_its_equation():
@@ -119,8 +126,6 @@ def test_ia3_scales_the_input_of_the_feed_forward_layer():
 
 
 def test_beft_cannot_be_merged_where_there_is_no_bias():
-    from medpeft_cli.methods.merge import merged_state_dict
-
     model = build("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, img_size=32)
     with pytest.raises(RecipeError, match="'beft' cannot be merged here: Base layer has no bias"):
         merged_state_dict(adapted("beft", "vit", model))
@@ -133,3 +138,51 @@ def test_dora_is_refused_where_it_would_divide_by_zero():
     with pytest.raises(RecipeError, match=r"1 targets have outputs whose weights are all zero \(blocks.1.attn.qkv"):
         adapted("dora", "vit", model)
     adapted("lora", "vit", model)
+
+
+CONVOLUTIONS = r".*resnets\.\d\.conv\d"
+
+
+def test_default_targets_of_a_unet_are_the_four_projections_of_each_attention():
+    cell = adapted("lora", "unet", toy_unet())
+    attentions = [name for name, module in toy_unet().named_modules() if name.endswith(("attn1", "attn2"))]
+    assert cell.matched == [f"{name}.{last}" for name in attentions for last in ("to_q", "to_k", "to_v", "to_out.0")]
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "adalora", "loha", "lokr", "hira", "ia3", "boft", "hra"])
+def test_convolutions_of_a_unet_can_be_adapted_and_merged(name):
+    cell = adapted(name, "unet", targets=CONVOLUTIONS)
+    assert len(cell.matched) == 2 * 8
+    perturb(cell)
+    plain = tiny("unet")
+    plain.load_state_dict(merged_state_dict(cell))
+    with torch.no_grad():
+        assert distance(outputs(plain), outputs(cell.model)) < 1e-5
+        assert distance(outputs(plain), outputs(tiny("unet"))) > 1e-6
+
+
+def test_oft_is_refused_on_the_wide_kernels_of_a_unet():
+    with pytest.raises(RecipeError, match=r"conv1 has a kernel of \(3, 3\), wanted 1×1"):
+        adapted("oft", "unet", targets=CONVOLUTIONS)
+
+
+def test_boft_is_refused_where_its_matrices_would_fill_the_memory():
+    with torch.device("meta"):
+        model = UNet2DConditionModel(cross_attention_dim=768)  # widths of Stable Diffusion 1.5
+        config = METHODS["boft"].config(targets=r".*resnets.*(conv\d|conv_shortcut)")
+        with pytest.raises(
+            RecipeError, match=r"a matrix of \(inputs × kernel\)² numbers for each layer, here \d\d GiB"
+        ):
+            adapt(model, "unet", METHODS["boft"], config)
+
+
+def test_linear_only_methods_are_refused_on_convolutions_of_a_unet():
+    with pytest.raises(RecipeError, match="'vera': HF peft refuses .*resnets"):
+        adapted("vera", "unet", targets=CONVOLUTIONS)
+
+
+def test_ia3_scales_the_input_of_a_unets_feed_forward_layer():
+    cell = adapted("ia3", "unet", targets=("to_q", "ff.net.2"))
+    block = cell.model.mid_block.attentions[0].transformer_blocks[0]
+    assert block.attn1.to_q.ia3_l.default.shape == (32, 1)
+    assert block.ff.net[2].ia3_l.default.shape == (1, 128)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from medpeft_cli.methods.merge import merged_state_dict
-from medpeft_cli.methods.svdiff import SpectralShift
-from tests.methods.tiny import adapted, distance, outputs, with_noise
+from medpeft_cli.methods.svdiff import SpectralShift, decompose
+from tests.methods.tiny import adapted, distance, outputs, perturb, with_noise
 from tests.toys import toy_unet
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
@@ -47,6 +47,40 @@ def test_every_weight_has_a_shift_for_each_singular_value_and_biases_stay():
     for name, layer in layers.items():
         matrix = layer.weight.reshape(1, -1) if layer.weight.ndim == 1 else layer.weight.flatten(1)
         assert cell.model.get_parameter(f"{name}.svdiff.delta").shape == (min(matrix.shape),)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (1, 7), (5, 5)])
+def test_the_decomposition_is_that_of_linear_algebra(shape):
+    matrix = torch.randn(shape, dtype=torch.float64)
+    left, values, right = decompose(matrix)
+    torch.testing.assert_close(values, torch.linalg.svdvals(matrix))
+    torch.testing.assert_close(left * values @ right, matrix)
+    for basis in (left.mT @ left, right @ right.mT):
+        torch.testing.assert_close(basis, torch.eye(len(values), dtype=torch.float64))
+
+
+def test_a_weight_of_lower_rank_or_of_zeros_stays_finite():
+    for matrix in (torch.outer(torch.ones(4), torch.arange(5.0)).double(), torch.zeros(4, 5, dtype=torch.float64)):
+        left, values, right = decompose(matrix)
+        assert left.isfinite().all() and right.isfinite().all()
+        torch.testing.assert_close(left * values @ right, matrix)
+
+
+@pytest.mark.parametrize("name", ["svdiff", "difffit", "lora", "bias"])
+def test_checkpointed_activations_give_the_same_gradients(name):
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        cell = adapted(name, "unet", with_noise(toy_unet()))
+        perturb(cell)
+        cell.model.train()
+        if checkpointed:
+            cell.model.enable_gradient_checkpointing()
+        outputs(cell.model).square().sum().backward()
+        gradients.append([parameter.grad for _, parameter in cell.trainable()])
+        assert not any("weight" in vars(module) for module in cell.model.modules())
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
 
 
 def test_singular_values_are_never_negative():

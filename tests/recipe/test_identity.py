@@ -27,7 +27,7 @@ pipeline: {name: org/sd, variant: fp16, config: org/sd, size: 224}
 method: {name: attention}
 train: {schedule: cosine, clip_norm: 1.0, min_snr_gamma: 5.0, ema_decay: 0.99}
 sample: {prompts: 10, scheduler: ddim}
-evaluate: {clip: demo}
+evaluate: {clip: demo, encoder_weights: a.pt}
 seed: 0
 """
 
