@@ -111,7 +111,8 @@ def test_sbatchs_words_are_shown(cells, tools, medpeft):
     assert "--array=1-20" in error.hint
 
 
-def test_without_sbatch_the_next_step_is_named(cells, tools, medpeft):
+def test_without_sbatch_the_next_step_is_named(cells, medpeft, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     error = medpeft("sweep", "submit", "grid.yaml").exception
     assert isinstance(error, RunError) and error.message == "sbatch: not found" and "--dry-run" in error.hint
 
