@@ -37,7 +37,7 @@ from medpeft_cli.data.prepare import prepare
 from medpeft_cli.engine.assembly import pick_device
 from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.denoise import DenoiseTask
-from medpeft_cli.engine.latents import encode_dataset, free_memory, read_pictures, without_encoders
+from medpeft_cli.engine.latents import encode_dataset, free_memory, quiet, read_pictures, without_encoders
 from medpeft_cli.engine.loop import DTYPES, autocast, fit
 from medpeft_cli.engine.memory import PeakMemory
 from medpeft_cli.engine.predict import normalise
@@ -169,8 +169,9 @@ def train_plain(options: argparse.Namespace) -> dict[str, float]:
     root = Path(options.root)
     manifest = read_manifest(root / "data", load_card(str(root / "bench.yaml")))
     recipe_spec = assembly_spec(options)
-    unet, vae, text = parts.unet, parts.vae.to(device, half), parts.text_encoders[0].to(device, half)
-    unet.requires_grad_(False).to(device, half)
+    with quiet():
+        unet, vae, text = parts.unet, parts.vae.to(device, half), parts.text_encoders[0].to(device, half)
+        unet.requires_grad_(False).to(device, half)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in trained:
@@ -222,14 +223,16 @@ def generate_with(options: argparse.Namespace, merged: bool) -> dict[str, float]
         unet = UNet2DConditionModel.from_config(parts.unet.config)
     weights = merged_state_dict(assembly.adapted)
     unet.load_state_dict(weights, assign=True)
-    parts = replace(parts, unet=unet.eval().to(device, half))
+    with quiet():
+        parts = replace(parts, unet=unet.eval().to(device, half))
     if merged:
         sampler = Sampler(parts, Settings(10, 4.0, None, options.size), device, options.precision)
 
         def make() -> Any:
             return sampler(prompts, seeds)
     else:
-        pipeline = models.pipeline_of(parts).to(device, half)
+        with quiet():
+            pipeline = models.pipeline_of(parts).to(device, half)
 
         def make() -> Any:
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -329,10 +329,12 @@ def generate(
     part = _part(shard)
     changes = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "size": size}
     changes = {field: value for field, value in changes.items() if value is not None}
-    from medpeft_cli.engine.generate import Prompts, read_prompts
+    from medpeft_cli.engine.generate import PromptList, read_prompt_list
     from medpeft_cli.engine.generate import generate as make_images
 
-    given = read_prompts(prompts) if prompts else Prompts("--prompt", [(0, prompt)]) if prompt is not None else None
+    given = (
+        read_prompt_list(prompts) if prompts else PromptList("--prompt", [(0, prompt)]) if prompt is not None else None
+    )
     folder = make_images(
         run, prompts=given, count=count, seed=seed, base=base, batch_size=batch, shard=part, out=out, weights=weights, **changes,
     )  # fmt: skip

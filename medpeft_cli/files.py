@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medpeft_cli.console import console
 from medpeft_cli.errors import DataError, RunError
 
 
@@ -51,6 +52,42 @@ def unwritable(path: Path, error: OSError) -> RunError:
         f"{path}: cannot be written: {error.strerror or error}",
         "free space or choose another folder; what was finished is kept, and the same command goes on",
     )
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, told: str = "") -> Iterator[bool]:
+    """Hold a lock file against other processes; the system frees it when this process dies.
+
+    Args:
+        path: the lock file; made with its folder if missing.
+        wait: until another process lets it go.
+        told: to the user, before waiting.
+
+    Yields:
+        Whether it is held: False only if another process holds it and `wait` is false.
+
+    Raises:
+        RunError: if the file cannot be made.
+    """
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    with file:
+        held = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if held := wait:
+                if told:
+                    console.say(told)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            console.warn(f"{path.parent}: not locked against a second process: {error.strerror}")
+        yield held
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,12 +31,13 @@ MEDICAL = (
 MEDICAL_SHARE = 0.4
 
 
-def make_scenes(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
+def make_scenes(count: int, seed: int, medical_share: float = MEDICAL_SHARE) -> tuple[np.ndarray, list[str]]:
     """Draw captioned pictures.
 
     Args:
         count: N, number of pictures.
         seed: of the whole set; the same seed gives the same pictures.
+        medical_share: of the sentences that could be, are told in a report's words.
 
     Returns:
         uint8 (N, 64, 64) grey, and N captions.
@@ -44,13 +45,13 @@ def make_scenes(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
     rng = np.random.Generator(np.random.PCG64(seed))
     pictures, captions = np.empty((count, SIZE, SIZE), np.uint8), []
     for number in range(count):
-        picture, caption = draw_scene(rng)
+        picture, caption = draw_scene(rng, medical_share)
         pictures[number] = np.clip(picture, 0, 1) * 255 + 0.5
         captions.append(caption)
     return pictures, captions
 
 
-def draw_scene(rng: Generator) -> tuple[Array, str]:
+def draw_scene(rng: Generator, medical_share: float) -> tuple[Array, str]:
     """Draw one picture: a ground with none to three things on it.
 
     Returns:
@@ -62,7 +63,7 @@ def draw_scene(rng: Generator) -> tuple[Array, str]:
     told = [f"{ground} ground"] if rng.random() < 0.5 or not things else []
     for thing in things:
         picture, sentence = thing(rng, picture)
-        if words.random() < MEDICAL_SHARE:
+        if words.random() < medical_share:
             for shape, term in MEDICAL:
                 sentence = re.sub(f"{shape}$", term, sentence)  # two of them keep their plain name
         told.append(sentence)

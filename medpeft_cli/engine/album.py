@@ -1,6 +1,5 @@
 """A folder of generated pictures that any number of processes fill: a line of images.jsonl is a picture that is whole."""
 
-import fcntl
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from medpeft_cli.errors import DataError
-from medpeft_cli.files import atomic_path, read_json, sha256_file, unwritable, write_json, write_text
+from medpeft_cli.files import atomic_path, locked, read_json, sha256_file, unwritable, write_json, write_text
 
 LISTING, PROTOCOL, SHEET = "images.jsonl", "generation.json", "contact-sheet.png"
 SHEET_COLUMNS, SHEET_IMAGES, GAP = 8, 48, 2
@@ -146,9 +145,7 @@ class Album:
     def _alone(self) -> Iterator[None]:
         """Be the only process that reads and writes the listing."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("a+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self.folder / "lock"):
                 yield
         except OSError as error:
             raise unwritable(self.folder, error) from error

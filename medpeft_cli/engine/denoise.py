@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medpeft_cli.data.images import epoch_order
 from medpeft_cli.data.manifest import Manifest
+from medpeft_cli.data.threads import ahead
 from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.latents import Encoded, Prompts
 from medpeft_cli.engine.loop import Micro, Plan, autocast
@@ -19,6 +20,7 @@ from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError
 
 VALIDATION_PICTURES = 128  # of the validation split, evenly spaced; the same for every method and seed
+AHEAD = 2  # examples prepared before they are asked for
 VALIDATION_SEED = 0  # of their noise, whatever the run's seed
 
 Draw = Callable[[nn.Module, int], None]
@@ -88,17 +90,19 @@ class DenoiseTask:
         """Yield the shares of the steps up to the next validation; passes over the pictures follow each other without a gap."""
         spec, start = self.recipe.train, epoch * self.plan.steps_per_epoch
         orders: dict[int, np.ndarray] = {}
+        shares = []  # step, part, last, pictures, and the pass of each
         for step in range(first_step, min(self.plan.steps_per_epoch, self.plan.total_steps - start)):
             places = np.arange((start + step) * spec.batch_size, (start + step + 1) * spec.batch_size)
             passes, places = np.divmod(places, len(self.train_indices))
-            orders = {
-                number: orders[number] if number in orders else self._order(number) for number in np.unique(passes)
-            }
+            for number in set(passes.tolist()) - orders.keys():
+                orders[number] = self._order(number)
             indices = np.array([orders[number][place] for number, place in zip(passes, places, strict=True)])
             parts = math.ceil(spec.batch_size / spec.micro_batch_size)
-            shares = zip(np.array_split(indices, parts), np.array_split(passes, parts), strict=True)
-            for part, (share, of_pass) in enumerate(shares):
-                yield Micro(step, part, part == parts - 1, len(share), self._example(share, of_pass))
+            split = zip(np.array_split(indices, parts), np.array_split(passes, parts), strict=True)
+            shares += [(step, part, part == parts - 1, *share) for part, share in enumerate(split)]
+        examples = ahead(lambda place: self._example(*shares[place][3:]), len(shares), AHEAD)
+        for (step, part, last, indices, _), example in zip(shares, examples, strict=True):
+            yield Micro(step, part, last, len(indices), example)
 
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the mean squared error of its step, weighted by timestep."""

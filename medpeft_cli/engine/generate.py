@@ -20,8 +20,10 @@ from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.run import refuse_untrained
 from medpeft_cli.engine.sample import SCHEDULERS, Sampler, Settings, image_seed
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import read_json
+from medpeft_cli.methods.state import INFO_FILE
 from medpeft_cli.models.diffusion import Diffusion, load_diffusion
-from medpeft_cli.recipe.schema import GenerateRecipe
+from medpeft_cli.recipe.schema import GenerateRecipe, Pipeline
 from medpeft_cli.registry import lookup
 from medpeft_cli.runs.environment import versions
 from medpeft_cli.runs.record import Record
@@ -34,7 +36,7 @@ PROMPT_COLUMNS = ("prompt", "text")
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptList:
     """Texts with their index where they come from.
 
     Attributes:
@@ -58,7 +60,7 @@ class Wanted:
         base: by the pipeline as it was before it was tuned.
     """
 
-    prompts: Prompts
+    prompts: PromptList
     count: int
     seed: int
     settings: Settings
@@ -97,19 +99,19 @@ class Wanted:
 def wanted_by(record: Record, manifest: Manifest | None = None) -> Wanted:
     """Return the pictures that a run's recipe asks for: from the prompts of the test split."""
     recipe, sample = record.recipe, record.recipe.sample
-    prompts = test_prompts(recipe, manifest or _dataset(record))
+    prompts = prompts_of_test_split(recipe, manifest or _dataset(record))
     settings = Settings(sample.steps, sample.guidance, sample.scheduler, record.data["input"]["size"])
     return Wanted(prompts, sample.count, recipe.seed, settings)
 
 
-def test_prompts(recipe: GenerateRecipe, manifest: Manifest) -> Prompts:
+def prompts_of_test_split(recipe: GenerateRecipe, manifest: Manifest) -> PromptList:
     """Return the texts of the test pictures that the recipe asks for, by their place in the dataset."""
     texts = manifest.texts or []
     chosen = evenly(manifest.indices("test"), recipe.sample.prompts, manifest, "test").tolist()
-    return Prompts(f"test split of {manifest.card}", [(index, texts[index]) for index in chosen])
+    return PromptList(f"test split of {manifest.card}", [(index, texts[index]) for index in chosen])
 
 
-def read_prompts(file: Path) -> Prompts:
+def read_prompt_list(file: Path) -> PromptList:
     """Read prompts: a .txt file, one a line, or a table with a column prompt (or text).
 
     An empty prompt is left out and told; the index of the others is their place in the file, from 0.
@@ -139,13 +141,13 @@ def read_prompts(file: Path) -> Prompts:
         raise DataError(f"{file}: no prompt in it", "one prompt a line, or a table with a column 'prompt'")
     if empty := len(texts) - len(kept):
         console.warn(f"{file}: {empty:,} of {len(texts):,} prompts are empty and left out")
-    return Prompts(file.name, kept)
+    return PromptList(file.name, kept)
 
 
 def generate(
     run_dir: Path,
     *,
-    prompts: Prompts | None = None,
+    prompts: PromptList | None = None,
     count: int | None = None,
     seed: int | None = None,
     base: bool = False,
@@ -249,8 +251,9 @@ def make(
 
 def _pipeline(record: Record, base: bool, weights: Path | None) -> Diffusion:
     """Return the parts of the run's pipeline, the method folded into the U-Net where that is possible."""
-    spec = record.recipe.pipeline
     if base:
+        # of the adapter folder, where a local path is written in full
+        spec = Pipeline.model_validate(read_json(record.run_dir / "adapter" / INFO_FILE)["pipeline"])
         diffusion = load_diffusion(str(weights or spec.name), variant=spec.variant, config=spec.config)
         refuse_changed_inputs(record, record.data["data"]["manifest_sha256"], diffusion.weights_sha256)
         return diffusion

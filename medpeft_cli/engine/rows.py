@@ -1,6 +1,5 @@
 """Rows of numbers on disk, found by key: computed once, shared by all runs, kept through a crash."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medpeft_cli.console import console
-from medpeft_cli.files import unwritable
+from medpeft_cli.files import locked, unwritable
 
 KEY = 32  # hex digits of a key
 
@@ -50,9 +48,7 @@ class RowStore:
             RunError: if the folder cannot be written or the disk is full.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("a+") as lock:
-                self._wait(lock)
+            with locked(self.folder / "lock", told=f"waiting for another process that writes {self.folder}"):
                 self._read_keys()
                 for name, size in (("keys.txt", KEY + 1), ("rows.bin", self.row_bytes)):
                     (self.folder / name).touch()
@@ -72,15 +68,6 @@ class RowStore:
                 file.flush()
                 os.fsync(file.fileno())
         self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
-
-    def _wait(self, lock) -> None:  # noqa: ANN001
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.say(f"waiting for another process that writes {self.folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            console.warn(f"{self.folder}: not locked against a second process: {error.strerror}")
 
     def _read_keys(self) -> None:
         """Take note of every row whose key is whole and whose numbers are there."""

@@ -64,6 +64,7 @@ class Sampler:
     def __init__(self, diffusion: Diffusion, settings: Settings, device: torch.device, precision: str):
         self.settings, self.device, self.precision = settings, device, precision
         self.encode = PromptEncoder(diffusion, device)
+        self.empty = self.encode.empty()
         # without text encoders the pipeline takes the type of the U-Net for all that goes into it
         self.pipeline = pipeline_of(replace(diffusion, text_encoders=[None, None])).to(device)
         if settings.scheduler is not None:
@@ -90,8 +91,7 @@ class Sampler:
 
     def _conditions(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return the embeddings of prompts, and of no prompt, as the pipeline takes them."""
-        found, empty = self.encode(prompts), self.encode.empty()
-        count = len(prompts)
+        found, empty, count = self.encode(prompts), self.empty, len(prompts)
         pairs = {"prompt_embeds": found.tokens, "negative_prompt_embeds": empty.tokens.repeat(count, 1, 1)}
         if found.pooled is not None:
             pairs["pooled_prompt_embeds"] = found.pooled

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from medpeft_cli import compat  # noqa: F401  (before open_clip)
 from medpeft_cli.console import Advance
+from medpeft_cli.data.threads import ahead
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.metrics.pictures import Pictures, ahead
+from medpeft_cli.metrics.pictures import Pictures
 from medpeft_cli.models.backbones import first_line, read_weights, state_sha256
 from medpeft_cli.registry import nearest
 

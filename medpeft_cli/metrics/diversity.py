@@ -8,7 +8,8 @@ from medpeft_cli import compat  # noqa: F401  (before torchmetrics)
 # isort: split
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from medpeft_cli.metrics.pictures import Pictures, ahead
+from medpeft_cli.data.threads import ahead
+from medpeft_cli.metrics.pictures import Pictures
 from medpeft_cli.metrics.resize import centre_square, clean_resize
 
 SIZE = 176  # pixels; five scales of an 11-pixel window need more than 160

@@ -11,10 +11,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from medpeft_cli.console import Advance, console
+from medpeft_cli.data.threads import ahead
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
 from medpeft_cli.metrics.encoders import Encoder
-from medpeft_cli.metrics.pictures import Pictures, ahead
+from medpeft_cli.metrics.pictures import Pictures
 
 BATCH = 32  # pictures at a time
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from medpeft_cli.files import sha256_file
 from medpeft_cli.runs.environment import cores
 
 LISTING = "images.jsonl"  # one line per picture, as `medpeft generate` writes it
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,20 +107,6 @@ def stored_pictures(manifest: Manifest, indices: np.ndarray) -> Pictures:
         [hashes[i] for i in order],
         lambda i: store.stored(ordered[i]),
     )
-
-
-def ahead(work: Callable[[int], T], number: int, waiting: int) -> Iterator[T]:
-    """Yield work(0) … work(number − 1) in order, done by threads that are at most `waiting` results ahead."""
-    pool = ThreadPoolExecutor(cores())
-    try:
-        futures = [pool.submit(work, index) for index in range(min(waiting, number))]
-        for index in range(number):
-            result = futures[index % waiting].result()
-            if index + waiting < number:
-                futures[index % waiting] = pool.submit(work, index + waiting)
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def read_prompts(file: Path, pictures: Sequence[Path]) -> list[str]:

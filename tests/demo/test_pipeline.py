@@ -202,5 +202,5 @@ def test_the_scripts_write_what_loads(tmp_path):
     assert AutoencoderKL.from_pretrained(tmp_path / "sd/vae").config.scaling_factor == vae.config.scaling_factor
     pretrain_pipeline.train_unet(vae, 2, 32, tmp_path / "sd")
     written = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", dtype=torch.float32)
-    pretrain_clip.train_clip(tmp_path / "clip", written.tokenizer, 2, 30, batch_size=8)
+    pretrain_clip.train_clip(tmp_path / "clip", written.tokenizer, vae, 2, 30, batch_size=8)
     open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'clip'}")

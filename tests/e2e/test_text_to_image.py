@@ -137,11 +137,11 @@ def test_generate_that_is_killed_and_shards_give_the_files_of_one_run(finished, 
 
 
 def test_other_settings_prompts_and_the_untuned_pipeline_have_folders_of_their_own(finished):
-    from medpeft_cli.engine.generate import Prompts, generate
+    from medpeft_cli.engine.generate import PromptList, generate
 
     usual = generate(finished)
     assert usual == finished / "images"
-    one = Prompts("--prompt", [(0, "a red square")])
+    one = PromptList("--prompt", [(0, "a red square")])
     folders = [
         generate(finished, base=True),
         generate(finished, prompts=one),
@@ -167,11 +167,11 @@ def test_other_settings_prompts_and_the_untuned_pipeline_have_folders_of_their_o
     ],
 )
 def test_every_kind_of_pipeline_and_method_trains_and_generates(finetune, pipeline, method, option):
-    from medpeft_cli.engine.generate import Prompts, generate
+    from medpeft_cli.engine.generate import PromptList, generate
 
     done = finetune(f"{pipeline}-{method}", option, "train.steps=2", method=method, pipeline=pipeline)
     assert record_of(done)["status"] == "trained"
-    one = Prompts("--prompt", [(0, "a red square")])
+    one = PromptList("--prompt", [(0, "a red square")])
     assert contents(generate(done, prompts=one)) != contents(generate(done, prompts=one, base=True))
 
 
@@ -191,29 +191,29 @@ def test_a_loss_that_is_not_finite_names_its_step(finetune):
     ],
 )
 def test_a_prompts_file_without_prompts_is_refused(tmp_path, name, content, said):
-    from medpeft_cli.engine.generate import read_prompts
+    from medpeft_cli.engine.generate import read_prompt_list
 
     file = tmp_path / name
     file.write_bytes(b"\xe9\n") if content is None else file.write_text(content)
     with pytest.raises(DataError, match=said):
-        read_prompts(file)
+        read_prompt_list(file)
 
 
 def test_prompts_keep_their_place_in_the_file_and_empty_ones_are_told(tmp_path, capsys):
-    from medpeft_cli.engine.generate import read_prompts
+    from medpeft_cli.engine.generate import read_prompt_list
 
     (tmp_path / "p.txt").write_text("one\n\n  three \n")
-    assert read_prompts(tmp_path / "p.txt").texts == [(0, "one"), (2, "three")]
+    assert read_prompt_list(tmp_path / "p.txt").texts == [(0, "one"), (2, "three")]
     assert "1 of 3 prompts are empty and left out" in capsys.readouterr().err
     (tmp_path / "p.csv").write_text('id,text,prompt\n1,no,"yes, this"\n')
-    assert read_prompts(tmp_path / "p.csv").texts == [(0, "yes, this")]
+    assert read_prompt_list(tmp_path / "p.csv").texts == [(0, "yes, this")]
 
 
 def test_prompts_over_the_limit_are_told_and_counted(finished, captioned, capsys):
-    from medpeft_cli.engine.generate import generate, read_prompts
+    from medpeft_cli.engine.generate import generate, read_prompt_list
 
     (captioned / "long.txt").write_text("a red square\n" + "x" * 90 + "\n")
-    folder = generate(finished, prompts=read_prompts(captioned / "long.txt"))
+    folder = generate(finished, prompts=read_prompt_list(captioned / "long.txt"))
     assert "1 of 2 prompts are longer than the text encoder reads" in capsys.readouterr().err
     assert json.loads((folder / "generation.json").read_text())["prompts_truncated"] == 1
 
@@ -240,3 +240,26 @@ def test_pictures_that_are_not_ours_are_left_alone(finished, captioned):
     with pytest.raises(DataError, match="holds '00.png' and no generation.json"):
         generate(finished, out=folder)
     assert sorted(contents(folder)) == sorted(contents(captioned / "raw"))
+
+
+def test_the_demo_runs_from_the_recipe_to_the_scores(captioned, root):
+    """Few steps and pictures: that it learns is shown in docs/results.md."""
+    few = ("train.steps=4", "train.validate_steps=4", "sample.prompts=8", "sample.steps=3", "evaluate.bootstrap=20")
+    arguments = [
+        "--results",
+        captioned / "demo",
+        "--set",
+        f"data.root={captioned / 'twin'}",
+        "--set",
+        "data.fraction=0.05",
+    ]
+    for override in few:
+        arguments += ["--set", override]
+    done = run("finetune", "recipes/mimic_bias.yaml", "--demo", *arguments, "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    run_dir = captioned / "demo" / json.loads(done.stdout)["run"]
+    record = record_of(run_dir)
+    assert record["demo"] is True and record["status"] == "finished"
+    assert record["parameters"]["method"] > 10_000
+    assert {"fid", "kid", "clip_score", "nearest_train"} <= record["metrics"]["test"]["overall"].keys()
+    assert len((run_dir / "images" / "images.jsonl").read_text().splitlines()) == 8

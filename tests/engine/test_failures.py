@@ -4,7 +4,7 @@ from torch import nn
 
 from medpeft_cli.engine.failures import explained
 from medpeft_cli.errors import RunError
-from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, Data, MethodChoice
+from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, Data, GenerateRecipe, MethodChoice, Pipeline
 
 RECIPE = ClassifyRecipe(
     task="classify", data=Data(card="isic"), backbone=Backbone(name="demo_vit"), method=MethodChoice(name="ssf")
@@ -15,6 +15,18 @@ def test_too_little_memory_names_the_fields_that_need_less():
     with pytest.raises(RunError, match="out of memory with train.micro_batch_size 64") as caught, explained(RECIPE):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     assert "train.gradient_checkpointing" in caught.value.hint and "evaluate.batch_size" in caught.value.hint
+
+
+def test_too_little_memory_for_pictures_names_batch_size_and_checkpointing():
+    recipe = GenerateRecipe(
+        task="generate",
+        data=Data(card="mimic_cxr"),
+        pipeline=Pipeline(name="demo_sd"),
+        method=MethodChoice(name="bias"),
+    )
+    with pytest.raises(RunError, match="train.micro_batch_size 16, sample.batch_size 16") as caught, explained(recipe):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert "train.gradient_checkpointing=true" in caught.value.hint and "sample.batch_size" in caught.value.hint
 
 
 def test_what_the_cpu_cannot_allocate_is_out_of_memory_too():

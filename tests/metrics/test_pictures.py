@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medpeft_cli.data.threads import ahead
 from medpeft_cli.errors import DataError
-from medpeft_cli.metrics.pictures import ahead, folder_pictures, read_prompts
+from medpeft_cli.metrics.pictures import folder_pictures, read_prompts
 from tests.metrics.pictures_on_disk import write_pictures
 
 
