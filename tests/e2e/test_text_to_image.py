@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from medpeft_cli.errors import DataError, RunError
+from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.recipe.load import load_recipe
 from tests.captioned import write_captioned, write_recipe
 from tests.e2e.conftest import run
@@ -263,3 +263,10 @@ def test_the_demo_runs_from_the_recipe_to_the_scores(captioned, root):
     assert record["parameters"]["method"] > 10_000
     assert {"fid", "kid", "clip_score", "nearest_train"} <= record["metrics"]["test"]["overall"].keys()
     assert len((run_dir / "images" / "images.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_field_of_the_other_task_is_refused(finished):
+    from medpeft_cli.engine.tasks import evaluate_run
+
+    with pytest.raises(RecipeError, match="evaluate: batch_size is not for runs of task generate"):
+        evaluate_run(finished, batch_size=3)
