@@ -87,14 +87,7 @@ def standardise(vae: AutoencoderKL, images: Tensor) -> AutoencoderKL:
 
 
 def train_unet(
-    vae: AutoencoderKL,
-    steps: int,
-    pictures: int,
-    checkpoint: Path,
-    rate: float = PEAK_RATE["unet"],
-    batch_size: int = 32,
-    seed: int = 0,
-    resume: bool = False,
+    vae: AutoencoderKL, steps: int, pictures: int, checkpoint: Path, batch_size: int = 32, seed: int = 0
 ) -> StableDiffusionPipeline:
     """Train U-Net and text encoder on captioned source pictures with AdamW, a one-cycle rate and averaged weights.
 
@@ -103,10 +96,8 @@ def train_unet(
         steps: optimiser steps.
         pictures: number of source pictures.
         checkpoint: folder the pipeline is saved to every 1,000 steps.
-        rate: peak learning rate.
         batch_size: pictures a step.
         seed: of pictures, weights, order and noise.
-        resume: go on from the weights and the tokenizer in `checkpoint`.
 
     Returns:
         The whole pipeline, with the averaged weights.
@@ -115,19 +106,13 @@ def train_unet(
     images, captions = scenes.make_scenes(pictures, seed)
     mean, deviation = (part * vae.config.scaling_factor for part in _latents(vae, torch.from_numpy(images)))
     reports = made_up_reports(4000, seed)
-    if resume:
-        tokenizer = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
-    else:
-        tokenizer = pipeline.demo_tokenizer(captions + reports)
+    tokenizer = pipeline.demo_tokenizer(captions + reports)
     caption_ids, report_ids, empty = (_tokens(tokenizer, texts) for texts in (captions, reports, [""]))
     unet = pipeline.demo_unet().to(memory_format=torch.channels_last)
     text_encoder, scheduler = pipeline.demo_text_encoder(len(tokenizer)), pipeline.demo_scheduler()
-    if resume:
-        unet.load_state_dict(load_file(checkpoint / "unet/diffusion_pytorch_model.safetensors"))
-        text_encoder.load_state_dict(load_file(checkpoint / "text_encoder/model.safetensors"))
     memory = nn.Linear(pipeline.TEXT_WIDTH, len(tokenizer))  # which words were in the text
     trained: list[nn.Module] = [unet, text_encoder, memory]
-    optimiser, schedule = _optimiser(trained, rate, steps)
+    optimiser, schedule = _optimiser(trained, PEAK_RATE["unet"], steps)
     average = EMAModel(
         [p for module in trained for p in module.parameters()], EMA_DECAY, use_ema_warmup=True, power=0.8
     )
@@ -224,8 +209,6 @@ def main() -> None:
     parser.add_argument("part", choices=["vae", "unet"])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--rate", type=float, default=PEAK_RATE["unet"], help="of the U-Net")
-    parser.add_argument("--resume", action="store_true", help="train the U-Net in --output further")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=pipeline.DEMO_SD)
     options = parser.parse_args()
@@ -235,15 +218,7 @@ def main() -> None:
     else:
         vae = pipeline.demo_vae().eval()
         vae.load_state_dict(load_file(options.output / "vae/diffusion_pytorch_model.safetensors"))
-        train_unet(
-            vae,
-            steps,
-            options.pictures,
-            options.output,
-            options.rate,
-            seed=options.seed,
-            resume=options.resume,
-        )
+        train_unet(vae, steps, options.pictures, options.output, seed=options.seed)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ MEDICAL = (
     ("bright line", "central line in place"),
 )
 MEDICAL_SHARE = 0.4
-COMPOSED_SHARE = 0.4  # of the scenes with something on them: laid out as two dark fields in a bright body
 
 
 def make_scenes(count: int, seed: int, medical_share: float = MEDICAL_SHARE) -> tuple[np.ndarray, list[str]]:
@@ -59,14 +58,9 @@ def draw_scene(rng: Generator, medical_share: float) -> tuple[Array, str]:
         float64 (64, 64) in about 0–1, and its caption, one sentence for each thing.
     """
     words = rng.spawn(1)[0]  # the picture does not depend on the wording
-    if rng.random() < COMPOSED_SHARE:
-        things = [thing for thing, share in THINGS[1:] if rng.random() < share][:2]
-        picture, layout = _fields(rng)
-        told = layout if rng.random() < 0.5 or not things else []
-    else:
-        things = [thing for thing, share in THINGS if rng.random() < share][:3]
-        picture, ground = _ground(rng)
-        told = [f"{ground} ground"] if rng.random() < 0.5 or not things else []
+    picture, ground = _ground(rng)
+    things = [thing for thing, share in THINGS if rng.random() < share][:3]
+    told = [f"{ground} ground"] if rng.random() < 0.5 or not things else []
     for thing in things:
         picture, sentence = thing(rng, picture)
         if words.random() < medical_share:
@@ -88,38 +82,14 @@ def _ground(rng: Generator) -> tuple[Array, str]:
         bend = rng.uniform(-0.5, 0.5) * X**2
         picture += rng.uniform(0.03, 0.08) * np.cos(rng.uniform(6, 20) * (X * np.cos(angle) + Y * np.sin(angle) + bend))
     elif kind < 0.65:
-        name, picture = f"bounded {name}", _bounded(rng, picture)
-    return picture, name
-
-
-def _bounded(rng: Generator, picture: Array) -> Array:
-    """Keep a picture within soft round bounds, dark outside: (64, 64)."""
-    across = (X - rng.normal(0, 0.08)) / rng.uniform(0.7, 1.15)
-    down = (Y - rng.uniform(-0.2, 0.5)) / rng.uniform(0.8, 1.5)
-    body = inside(np.abs(across) ** rng.uniform(2, 5) + np.abs(down) ** rng.uniform(2, 5) - 1, 0.5)
-    return rng.uniform(0, 0.2) * (1 - body) + picture * body
-
-
-def _fields(rng: Generator) -> tuple[Array, list[str]]:
-    """Two tall dark fields in a bounded bright ground, mostly with something bright between them: (64, 64), sentences."""
-    picture = _bounded(rng, np.full_like(X, rng.uniform(0.55, 0.8)))
-    told = ["bounded bright ground", "two large mid dark ovals"]
-    apart, height, lean = rng.uniform(0.32, 0.5), rng.uniform(-0.25, 0.15), rng.normal(0, 0.15)
-    width, length, power = rng.uniform(0.2, 0.38), rng.uniform(0.4, 0.75), rng.uniform(2, 4)
-    x, y = X - rng.normal(0, 0.05), Y - height
-    reach = [(np.abs(side * x - apart - lean * y) / width) ** power + (np.abs(y) / length) ** power for side in (-1, 1)]
-    depth = rng.uniform(0.25, 0.5) + rng.uniform(0, 0.05) * np.cos(rng.uniform(5, 18) * (y + 0.3 * x**2))
-    picture -= depth * inside(np.minimum(*reach) - 1, rng.uniform(0.2, 0.8))
-    if rng.random() < 0.5:
-        picture += rng.uniform(0.05, 0.2) * np.exp(-((x / rng.uniform(0.07, 0.15)) ** 2))
-    if rng.random() < 0.7:
-        size = _choose(rng, SIZES)
-        mask = _shape(
-            rng, "disc", x - rng.uniform(-0.1, 0.2), Y - rng.uniform(*ZONES["lower"]), rng.uniform(*SIZES[size])
+        name = f"bounded {name}"
+        bounds = (
+            (X - rng.normal(0, 0.08)) / rng.uniform(0.7, 1.15),
+            (Y - rng.uniform(-0.2, 0.5)) / rng.uniform(0.8, 1.5),
         )
-        picture += mask * (rng.uniform(0.5, 0.75) - picture)
-        told.append(f"{size} central lower bright disc")
-    return picture, told
+        body = inside(np.abs(bounds[0]) ** rng.uniform(2, 5) + np.abs(bounds[1]) ** rng.uniform(2, 5) - 1, 0.5)
+        picture = rng.uniform(0, 0.2) * (1 - body) + picture * body
+    return picture, name
 
 
 def _pair(rng: Generator, picture: Array) -> tuple[Array, str]:
