@@ -34,7 +34,7 @@ def finetune_and_kill(recipe, cwd, results, checkpoints):
     return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("method", ["norm", "lora", "adalora"])
+@pytest.mark.parametrize("method", ["norm", "adalora"])  # moving statistics; peft with a schedule
 def test_killed_anywhere_the_result_is_the_same(dataset, write_recipe, method):
     recipe = write_recipe(method, stem=f"resume-{method}")
     whole = run("finetune", recipe, "--results", f"whole-{method}", "--json", cwd=dataset)

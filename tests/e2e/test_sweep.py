@@ -46,7 +46,7 @@ def test_two_sweeps_share_a_grid_and_a_failure_stops_nobody(dataset, write_grid)
 
 
 def test_ctrl_c_loses_nothing(dataset, write_grid):
-    grid = write_grid("stop", "norm", "{seed: [0, 1]}")
+    grid = write_grid("stop", "norm", "{seed: [0, 1], train.epochs: [12]}")  # long enough that none ends before both began
     process = start(grid, "--jobs", "2", "--results", "stop", cwd=dataset)
     while len(list((dataset / "stop").glob("*/*/checkpoint/last.pt"))) < 2:
         assert process.poll() is None
@@ -62,7 +62,8 @@ def test_ctrl_c_loses_nothing(dataset, write_grid):
     assert "[2/2] done" in done.stderr
     # the same bits as one run alone that was never stopped
     threads = {"env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    alone = run("finetune", "stop-norm.yaml", "--seed", "1", "--results", "alone", "--json", cwd=dataset, **threads)
+    alone = ("finetune", "stop-norm.yaml", "--seed", "1", "--set", "train.epochs=12", "--results", "alone", "--json")
+    alone = run(*alone, cwd=dataset, **threads)
     (folder,) = (dataset / "stop").glob("*/*-s1-*")
     assert outcome(folder) == outcome(dataset / json.loads(alone.stdout)["run"])
 
