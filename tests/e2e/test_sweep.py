@@ -46,7 +46,9 @@ def test_two_sweeps_share_a_grid_and_a_failure_stops_nobody(dataset, write_grid)
 
 
 def test_ctrl_c_loses_nothing(dataset, write_grid):
-    grid = write_grid("stop", "norm", "{seed: [0, 1], train.epochs: [12]}")  # long enough that none ends before both began
+    grid = write_grid(
+        "stop", "norm", "{seed: [0, 1], train.epochs: [12]}"
+    )  # long enough that none ends before both began
     process = start(grid, "--jobs", "2", "--results", "stop", cwd=dataset)
     while len(list((dataset / "stop").glob("*/*/checkpoint/last.pt"))) < 2:
         assert process.poll() is None
