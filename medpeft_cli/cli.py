@@ -9,6 +9,9 @@ import typer
 
 from medpeft_cli.console import console
 from medpeft_cli.errors import MedpeftError, RecipeError
+from medpeft_cli.options import Demo, Results, Set, Weights
+from medpeft_cli.options import examples as _examples
+from medpeft_cli.sweep.commands import sweep_app
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
 GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or behind its name.
@@ -16,11 +19,6 @@ GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or 
 \b
 Exit codes: 0 done, 2 recipe or arguments, 3 data or weights,
             4 training or scoring, 130 Ctrl-C."""
-
-
-def _examples(*commands: str) -> str:
-    """Return an epilog that shows each command on a line of its own (click's mark for that is \\b)."""
-    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 app = typer.Typer(
@@ -36,21 +34,7 @@ list_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(list_app, name="list")
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
-    ),
-]
-Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights", metavar="PATH", help="Where the backbone's local weights, or the pipeline, are now, if moved."
-    ),
-]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds all runs.")]
+app.add_typer(sweep_app, name="sweep")
 
 
 @app.callback()
@@ -80,6 +64,7 @@ def global_options(
         "medpeft prepare mimic_cxr                               # licence, how to get it, which files",
         "medpeft prepare mimic_cxr --source DIR --list-files --fraction 0.1 > files.txt",
         "medpeft prepare my_card.yaml --init-card ~/pictures     # write a card for a folder",
+        "medpeft prepare --models recipes/paper/table3.yaml      # weights, for nodes without a network",
     )
 )
 def prepare(
@@ -134,6 +119,12 @@ def prepare(
             "--init-card", metavar="DIR", help="Look at a folder and write the draft of its card to CARD, or print it."
         ),
     ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--models", metavar="GRID", help="Load once every weight that the runs of a grid need, into the caches."
+        ),
+    ] = None,
     list_files: Annotated[
         bool,
         typer.Option("--list-files", help="Print the picture files that are needed, by the tables in --source alone."),
@@ -153,11 +144,14 @@ def prepare(
         ),
     ] = 1.0,
 ) -> None:
-    """Turn a raw download into a split, packed, hashed dataset.
+    """Turn a raw download into a split, packed, hashed dataset, or fetch the weights that a grid needs.
 
     Running it again on the same files changes nothing; after an interruption it goes on where it stopped. Several of these
     commands at once, also on several hosts with one file system, share the work.
     """
+    if models:
+        _fetch_models(models)
+        return
     from medpeft_cli.data.card import load_card
 
     if init_card:
@@ -193,6 +187,20 @@ def prepare(
     console.result(manifest.info, None if check else str(root / "manifest.csv"))
 
 
+def _fetch_models(grid: Path) -> None:
+    from medpeft_cli.recipe.grid import expand
+
+    recipes = [cell.recipe for cell in expand(grid)]
+    from medpeft_cli.engine.fetch import fetch_weights
+
+    found, problems = fetch_weights(recipes)
+    console.table([one._asdict() for one in found], ["name", "kind", "bytes"])
+    for error in problems:
+        console.error(error)
+    if problems:
+        raise typer.Exit(problems[0].exit_code)
+
+
 @app.command(
     epilog=_examples(
         "medpeft finetune recipes/isic_ssf.yaml",
@@ -217,26 +225,25 @@ def finetune(
 
     The same command resumes a half-done run and skips a finished one. Prints the run directory.
     """
-    from medpeft_cli.recipe.load import load_recipe
-    from medpeft_cli.runs.skip import finished_run
+    from medpeft_cli.runs.stop import stoppable
 
-    overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
-    loaded = load_recipe(recipe, overrides, demo=demo)
-    for field, origin in loaded.origins.items():
-        console.detail(f"{field} ← {origin}")
-    if not dry_run and (run_dir := finished_run(loaded, results, evaluate=evaluate)):
-        console.say(f"finished already: {run_dir}")
-        console.result({"run": str(run_dir), "status": "finished"}, str(run_dir))
-        return
-    if dry_run:
-        from medpeft_cli.engine.tasks import dry_run as build_and_check
+    with stoppable():
+        from medpeft_cli.recipe.load import load_recipe
 
-        console.result(build_and_check(loaded.recipe))
-        return
-    from medpeft_cli.engine.tasks import run_recipe
+        overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
+        loaded = load_recipe(recipe, overrides, demo=demo)
+        for field, origin in loaded.origins.items():
+            console.detail(f"{field} ← {origin}")
+        if dry_run:
+            from medpeft_cli.engine.tasks import dry_run as build_and_check
 
-    run_dir = run_recipe(loaded, results, _command_line(), evaluate=evaluate)
-    console.result({"run": str(run_dir), "status": "finished" if evaluate else "trained"}, str(run_dir))
+            console.result(build_and_check(loaded.recipe))
+            return
+        from medpeft_cli.runs.record import Record
+        from medpeft_cli.runs.start import start_run
+
+        run_dir = start_run(loaded, results, _command_line(), evaluate=evaluate)
+        console.result({"run": str(run_dir), "status": Record.read(run_dir).data["status"]}, str(run_dir))
 
 
 @app.command(

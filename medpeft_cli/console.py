@@ -55,17 +55,9 @@ class Console:
         if self.json:
             print(json.dumps(rows, indent=2, allow_nan=False))
             return
-        from rich import box
         from rich.console import Console as Rich
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(_plain(row.get(column))) for column in columns))
-        Rich(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+        Rich(width=None if sys.stdout.isatty() else 200, highlight=False).print(drawn(rows, columns))
 
     @contextmanager
     def progress(self, total: int, label: str, unit: str) -> Iterator[Advance]:
@@ -89,6 +81,21 @@ class Console:
 def visible(text: str) -> str:
     """Return a text with its control characters written out: names in the data must not steer the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def drawn(rows: list[dict[str, Any]], columns: list[str]) -> Any:
+    """Return rows as a rich table; numbers stand to the right, text from data is never read as markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        numbers = all(isinstance(row.get(column), int) for row in rows)
+        table.add_column(column, overflow="fold", justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(_plain(row.get(column))) for column in columns))
+    return table
 
 
 def _plain(value: Any) -> str:

@@ -22,6 +22,8 @@ stderr. At a terminal there is a bar; elsewhere, and in a SLURM job, a plain lin
 | 2 | arguments or recipe are wrong |
 | 3 | data, weights or a record are missing, damaged, or not what the card says |
 | 4 | training or scoring failed; what was finished is kept |
+| 75 | stopped by a signal, and SLURM is asked to start the job again ([slurm.md](slurm.md)) |
+| 143 | stopped by SIGTERM (`scancel`); the same command goes on from the last checkpoint |
 | 130 | Ctrl-C; the same command goes on from the last checkpoint |
 
 What each error means: [troubleshooting.md](troubleshooting.md).

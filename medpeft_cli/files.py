@@ -55,16 +55,12 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True, told: str = "") -> Iterator[bool]:
-    """Hold a lock file against other processes; the system frees it when this process dies.
+def locked(path: Path, *, told: str = "") -> Iterator[None]:
+    """Hold a lock file against other processes, which wait; the system frees it when this process dies.
 
     Args:
         path: the lock file; made with its folder if missing.
-        wait: until another process lets it go.
         told: to the user, before waiting.
-
-    Yields:
-        Whether it is held: False only if another process holds it and `wait` is false.
 
     Raises:
         RunError: if the file cannot be made.
@@ -77,17 +73,15 @@ def locked(path: Path, *, wait: bool = True, told: str = "") -> Iterator[bool]:
     except OSError as error:
         raise unwritable(path.parent, error) from error
     with file:
-        held = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if held := wait:
-                if told:
-                    console.say(told)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            if told:
+                console.say(told)
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system without locks
             console.warn(f"{path.parent}: not locked against a second process: {error.strerror}")
-        yield held
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

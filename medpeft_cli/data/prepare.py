@@ -19,8 +19,9 @@ from medpeft_cli.data.pack import Pieces, Read
 from medpeft_cli.data.page import write_page
 from medpeft_cli.data.store import only_one, own_folder, publish
 from medpeft_cli.data.text import token_facts, token_note
-from medpeft_cli.data.workers import cores, pack
+from medpeft_cli.data.workers import pack
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.runs.environment import cores
 
 Stamp = Callable[[Sample], str]
 

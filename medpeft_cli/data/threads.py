@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from medpeft_cli.data.workers import cores
+from medpeft_cli.runs.environment import cores
 
 T = TypeVar("T")
 

@@ -21,11 +21,6 @@ from medpeft_cli.malloc import keep_freed_memory
 POLL_SECONDS = 0.25
 
 
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def pack(pieces: Pieces, label: str, workers: int) -> None:
     """Make all pieces that are not there yet; pieces that are there are checked and kept.
 

@@ -1,7 +1,6 @@
 """The data and the adapted model of one recipe, and what is said of them before training."""
 
 import math
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from medpeft_cli.methods.adapt import Adapted, adapt
 from medpeft_cli.methods.method import Family
 from medpeft_cli.models.backbones import build_backbone
 from medpeft_cli.recipe.schema import ClassifyRecipe, Recipe
-from medpeft_cli.runs.environment import describe_device, describe_environment
+from medpeft_cli.runs.environment import cores, describe_device, describe_environment
 
 CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
     "classify": ("classify", "one class an image", "give a card whose label column names one class"),
@@ -100,9 +99,7 @@ def open_dataset(recipe: Recipe) -> tuple[Card, Manifest]:
 
 def loader_threads(recipe: Recipe) -> int:
     """Return how many threads prepare images; auto takes every core this process may use."""
-    if recipe.workers != "auto":
-        return recipe.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if recipe.workers == "auto" else recipe.workers
 
 
 def pick_device(name: str) -> torch.device:

@@ -28,6 +28,7 @@ from medpeft_cli.registry import lookup
 from medpeft_cli.runs.environment import versions
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
+from medpeft_cli.runs.stop import leave_if_asked
 
 FOLDER = "images"  # of a run: the pictures that its recipe asks for
 LIBRARIES = ("medpeft", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")
@@ -241,6 +242,7 @@ def make(
                 for job, image in zip(batch, images, strict=False):
                     album.add(job, image)
                     advance(1)
+                leave_if_asked()
     if waiting := album.finish(everything):
         console.say(
             f"{len(everything) - waiting:,} of {len(everything):,} images are there; the other shards are to come"

@@ -26,6 +26,7 @@ from medpeft_cli.engine.predict import normalise
 from medpeft_cli.engine.rows import KEY, RowStore
 from medpeft_cli.models.backbones import state_sha256
 from medpeft_cli.models.diffusion import Diffusion, pipeline_of
+from medpeft_cli.runs.stop import leave_if_asked
 
 PROMPTS_AT_ONCE = 64
 PLAIN: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
@@ -213,6 +214,7 @@ def _fill(store: RowStore, keys: list[str], at_once: int, what: str, compute: Ca
                 batch = missing[start : start + at_once]
                 store.add(batch, compute(batch).float().cpu().numpy())
                 advance(len(batch))
+                leave_if_asked()
     console.say(f"cached    {len(missing):,} {what} in {store.folder}")
 
 

@@ -19,6 +19,7 @@ from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.methods.adapt import Adapted, hold_norms, refuse_unreached, unreached
 from medpeft_cli.methods.state import get_delta, set_delta
 from medpeft_cli.recipe.schema import Optimisation
+from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
@@ -187,8 +188,9 @@ def fit(
             loss_of_step = torch.zeros((), device=device)
             state.step = micro.step + 1
             advance(1)
-            if time.monotonic() - saved_at >= spec.checkpoint_seconds:
+            if asked_to_leave() or time.monotonic() - saved_at >= spec.checkpoint_seconds:
                 save()
+                leave_if_asked()
             elif len(pending) >= LOSS_CHECK_STEPS:
                 _collect(pending, state, plan, spec, checkpoint)
         _collect(pending, state, plan, spec, checkpoint)
@@ -197,12 +199,17 @@ def fit(
 
         # --- validation picks the epoch; its time and memory are not the method's
         model.eval()
-        with _averaged(average, parameters):
-            scores = task.validate(model, _steps(state, plan))
-            value = scores[metric := "loss" if plan.select == "last" else plan.select]
-            if _is_better(value, state.best_value, plan):
-                state.best_epoch, state.best_value, state.best_step = state.epoch, value, _steps(state, plan)
-                best = get_delta(adapted)
+        try:
+            with _averaged(average, parameters):
+                scores = task.validate(model, _steps(state, plan))
+                value = scores[metric := "loss" if plan.select == "last" else plan.select]
+                if _is_better(value, state.best_value, plan):
+                    state.best_epoch, state.best_value, state.best_step = state.epoch, value, _steps(state, plan)
+                    best = get_delta(adapted)
+        except Stopped:  # the next start validates again
+            started = time.monotonic()
+            save()
+            raise
         state.history.append({
             "epoch": state.epoch,
             "step": _steps(state, plan),

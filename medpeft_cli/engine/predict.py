@@ -13,6 +13,7 @@ from medpeft_cli.engine.assembly import loader_threads
 from medpeft_cli.engine.loop import autocast
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.runs.stop import leave_if_asked
 
 
 def evaluation_batches(manifest: Manifest, indices: np.ndarray, spec: InputSpec, recipe: ClassifyRecipe) -> Batches:
@@ -41,10 +42,12 @@ def predict(
 
     Raises:
         RunError: if an output is not finite.
+        Stopped: if a signal asked the run to leave.
     """
     model.eval()
     parts = []
     for images, _ in batches:
+        leave_if_asked()
         with autocast(device, precision):
             parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
         if advance is not None:

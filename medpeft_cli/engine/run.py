@@ -19,8 +19,10 @@ from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
 from medpeft_cli.recipe.load import Loaded
-from medpeft_cli.runs.record import REPAIR, Record, run_lock
+from medpeft_cli.runs.lock import run_lock
+from medpeft_cli.runs.record import REPAIR, Record
 from medpeft_cli.runs.skip import run_directory
+from medpeft_cli.runs.stop import Stopped, leave_if_asked
 
 RELOAD_TOLERANCE = 1e-3  # of the outputs, on devices whose sums are not reproducible; on a CPU they must be equal
 
@@ -37,7 +39,7 @@ class RunTask(Task, Protocol):
 
 @contextmanager
 def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record]:
-    """Hold a run's folder and record, and tell in the record how it ended: cancelled, or failed and why.
+    """Keep the record of a run that the caller holds, and tell in it how the run ended: cancelled, or failed and why.
 
     Args:
         loaded: the resolved recipe.
@@ -45,21 +47,24 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
         command: the command line, kept in the record.
 
     Raises:
-        RunError: if another process works on the run, or memory does not suffice.
+        RunError: if memory does not suffice.
     """
-    run_dir = run_directory(loaded, results)
-    with run_lock(run_dir):
-        record = Record.open(run_dir, loaded, command)
-        try:
-            with explained(loaded.recipe):
-                yield record
-        except KeyboardInterrupt:
-            record.save(status="cancelled")
-            console.say(f"stopped; the same command goes on from the last checkpoint: {command}")
-            raise
-        except Exception as error:
-            record.save(status="failed", error=f"{type(error).__name__}: {error}")
-            raise
+    record = Record.open(run_directory(loaded.path, loaded.recipe, results), loaded, command)
+    try:
+        with explained(loaded.recipe):
+            yield record
+    except Stopped as stop:  # one that SLURM starts again is still running
+        record.save(status="running" if stop.again else "cancelled")
+        then = "SLURM is asked to start it again" if stop.again else f"the same command goes on: {command}"
+        console.say(f"stopped by a signal at the last checkpoint; {then}")
+        raise
+    except KeyboardInterrupt:
+        record.save(status="cancelled")
+        console.say(f"stopped; the same command goes on from the last checkpoint: {command}")
+        raise
+    except Exception as error:
+        record.save(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
 
 
 @contextmanager
@@ -105,6 +110,7 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
         state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance)
+    leave_if_asked()
     write_text(run_dir / "history.jsonl", "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in state.history))
     set_delta(adapted, best)
     save_adapter(adapted, run_dir / "adapter", info)

@@ -16,9 +16,9 @@ import numpy as np
 from medpeft_cli.data.decode import decode_file, is_picture
 from medpeft_cli.data.images import ImageStore
 from medpeft_cli.data.manifest import Manifest
-from medpeft_cli.data.workers import cores
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import sha256_file
+from medpeft_cli.runs.environment import cores
 
 LISTING = "images.jsonl"  # one line per picture, as `medpeft generate` writes it
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from medpeft_cli.methods.method import Method
+from medpeft_cli.recipe.grid import Grid, Grids
 from medpeft_cli.recipe.problems import Schema, wanted
 from medpeft_cli.recipe.schema import RECIPES, ClassifyRecipe, GenerateRecipe, Recipe
 
@@ -38,6 +39,28 @@ method: {name: lora, rank: 8}
 ## Fields of every task
 """
 
+GRIDS = """\
+## Grids
+
+A grid is a file of many runs: every recipe with every combination of the matrix. `medpeft sweep plan FILE` counts them.
+
+```yaml
+recipes:
+  - ../{breastus,isic}_{full,lora}.yaml       # four files, relative to this one
+matrix:
+  data.fraction: [0.1, 1.0]                   # any field of a recipe; a value may be a map
+  seed: [0, 1, 2]
+exclude:
+  - {method.name: full, data.fraction: 0.1}   # 24 cells less 6
+```
+
+Or a file lists grids, `grids: [table2.yaml, table3.yaml]`; a run that two of them ask for is one run. The grids of the paper
+are in `recipes/paper/`.
+
+| Field | Wanted | Meaning |
+|---|---|---|
+"""
+
 
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of a recipe, for editors that complete and check YAML."""
@@ -52,7 +75,13 @@ def recipe_reference() -> str:
     for task, recipe in RECIPES.items():
         own = [name for name in recipe.model_fields if name not in Recipe.model_fields]
         parts += [f"## Fields of `task: {task}`\n", *_sections(_only(recipe, own))]
-    return "\n".join([*parts, _hyper_parameters(METHODS)])
+    return "\n".join([*parts, _hyper_parameters(METHODS), _grids()])
+
+
+def _grids() -> str:
+    fields = Grid.model_json_schema()["properties"] | Grids.model_json_schema()["properties"]
+    rows = [f"| `{name}` | {_cell(wanted(node))} | {_cell(node['description'])} |" for name, node in fields.items()]
+    return GRIDS + "\n".join(rows) + "\n"
 
 
 def _only(recipe: type[Recipe], names: list[str]) -> Schema:

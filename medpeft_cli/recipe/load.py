@@ -4,7 +4,7 @@ Later wins: base files, the file itself, the demo's values, `--set`. Maps merge,
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False
     Raises:
         RecipeError: with one line for every problem there is.
     """
-    files = _read_chain(Path(path))
-    overlay = _read_overrides(overrides)
-    recipe = _resolve(merged := merge(files, overlay))
-    if demo:
-        merged = _with_demo(files, overlay, merged)
-        recipe = _resolve(merged)
+    recipe, merged = resolve(read_files(Path(path)), _read_overrides(overrides), demo=demo)
     origins = {}
     for key, _ in leaves(recipe.model_dump(mode="json")):
         place = merged.places.get(key, Place("default"))
@@ -85,12 +80,26 @@ def leaves(values: dict[str, Any], under: Key = ()) -> Iterator[tuple[Key, Any]]
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> Document:
-    """Return a file merged over the files that its `base:` names."""
-    document = read_document(path)
+Reader = Callable[[Path], Document]
+
+
+def read_files(path: Path, read: Reader = read_document, above: tuple[Path, ...] = ()) -> Document:
+    """Return a file merged over the files that its `base:` names.
+
+    Args:
+        path: the file.
+        read: how each file is read; many recipes on a few bases want a reader that remembers.
+        above: the files that led to this one.
+
+    Raises:
+        RecipeError: if one of them cannot be read; what they say is checked by `resolve`.
+    """
+    document = read(path)
     if "base" not in document.values:
         return document
-    base, place = document.values.pop("base"), document.places[("base",)]
+    values = dict(document.values)
+    base, place = values.pop("base"), document.places[("base",)]
+    document = Document(values, document.keys, document.places, document.problems)
     if not isinstance(base, str):
         raise RecipeError(f"{place}: base: got {got(base)}, wanted a file name", "relative to this file")
     base_path = Path(os.path.normpath(path.parent / base))
@@ -100,7 +109,7 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> Document:
         raise RecipeError(f"{place}: base: goes round in a circle, {circle}", "one of them must do without `base:`")
     if not base_path.is_file():
         raise RecipeError(f"{place}: base: no such file, got {str(base_path)!r}", nearest_file(base_path))
-    return merge(_read_chain(base_path, chain), document)
+    return merge(read_files(base_path, read, chain), document)
 
 
 # --- merging -------------------------------------------------------------------------------------------------------
@@ -154,15 +163,20 @@ def _read_overrides(overrides: Sequence[str]) -> Document:
         except RecipeError as error:
             overlay.problems.append(Problem(place, dotted(names), error.message.removeprefix("--set: ")))
             continue
-        target = overlay.values
-        for i, name in enumerate(names[:-1], 1):
-            overlay.keys[names[:i]] = overlay.places[names[:i]] = place
-            if not isinstance(target.get(name), dict):
-                target[name] = {}
-            target = target[name]
-        overlay.keys[names] = overlay.places[names] = place
-        target[names[-1]] = value
+        put(overlay, names, value, place)
     return overlay
+
+
+def put(overlay: Document, names: tuple[str, ...], value: Any, place: Place) -> None:
+    """Set one field of a document, with the maps around it; places within the value are left to the caller."""
+    target = overlay.values
+    for i, name in enumerate(names[:-1], 1):
+        overlay.keys[names[:i]] = overlay.places[names[:i]] = place
+        if not isinstance(target.get(name), dict):
+            target[name] = {}
+        target = target[name]
+    overlay.keys[names] = overlay.places[names] = place
+    target[names[-1]] = value
 
 
 def _with_demo(files: Document, overlay: Document, merged: Document) -> Document:
@@ -183,6 +197,18 @@ def _with_demo(files: Document, overlay: Document, merged: Document) -> Document
 
 
 # --- checking ------------------------------------------------------------------------------------------------------
+
+
+def resolve(files: Document, overlay: Document, *, demo: bool = False) -> tuple[Recipe, Document]:
+    """Return the recipe that files and what is laid over them make, and the document it was checked from.
+
+    Raises:
+        RecipeError: with one line for every problem there is.
+    """
+    recipe = _resolve(merged := merge(files, overlay))
+    if demo:
+        recipe = _resolve(merged := _with_demo(files, overlay, merged))
+    return recipe, merged
 
 
 def _resolve(document: Document) -> Recipe:

@@ -146,8 +146,10 @@ def _follow(schema: Schema, loc: tuple[int | str, ...], values: Any) -> tuple[Ke
             key = (*key, step)
         elif step in (properties := _resolve(node, schema).get("properties", {})):
             parent, node, key = _resolve(node, schema), properties[step], (*key, step)
-        elif isinstance(below, dict) and step in below:  # a field that the schema does not know
+        elif isinstance(below, dict) and step in below:  # a key of a map, or a field that the schema does not know
             parent, key = _resolve(node, schema), (*key, step)
+            values_of_map = parent.get("additionalProperties")
+            node = values_of_map if isinstance(values_of_map, dict) else node
     return key, node, parent
 
 

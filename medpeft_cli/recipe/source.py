@@ -1,5 +1,6 @@
 """Read YAML as plain values and remember where each stands, so that every later complaint can name line and column."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,14 @@ def dump_values(values: dict[str, Any]) -> str:
     return yaml.dump(
         values, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
     )
+
+
+def dump_value(value: Any) -> str:
+    """Return one line of YAML from which `parse_value` reads the same value, as `--set` wants it."""
+    text = yaml.dump(
+        [value], Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=2**31
+    ).strip()[1:-1]
+    return json.dumps(value, ensure_ascii=False) if "\n" in text else text  # JSON escapes the ends of lines
 
 
 def _compose(text: str, source: str) -> yaml.Node | None:

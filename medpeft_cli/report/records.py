@@ -160,11 +160,9 @@ def read_records(results: Path) -> Collected:
     Raises:
         DataError: if there is no such folder.
     """
-    if not results.is_dir():
-        raise DataError(f"{results}: no such folder", "give the folder of results that `medpeft finetune` wrote")
     runs: dict[tuple[str, int, str | None, str | None], tuple[str, Run]] = {}
     problems = []
-    for path in _record_files(results):
+    for path in record_files(results):
         place = path.relative_to(results).as_posix()
         run = _read(path)
         if isinstance(run, str):
@@ -214,7 +212,14 @@ def _read(path: Path) -> Run | str:
         return str(error)
 
 
-def _record_files(results: Path) -> list[Path]:
+def record_files(results: Path) -> list[Path]:
+    """Return every record.json under a folder, in order.
+
+    Raises:
+        DataError: if there is no such folder.
+    """
+    if not results.is_dir():
+        raise DataError(f"{results}: no such folder", "give the folder of results that `medpeft finetune` wrote")
     found = []
     for folder, children, files in os.walk(results):
         if "record.json" in files:

@@ -35,6 +35,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
     """Return the installed version of each package, None where it is not installed."""
     found: dict[str, str | None] = {}

@@ -1,15 +1,13 @@
 """The record of a run: one folder and one record.json, no database."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from medpeft_cli.errors import DataError, RunError
-from medpeft_cli.files import locked, read_json, write_json, write_text
+from medpeft_cli.errors import DataError
+from medpeft_cli.files import read_json, write_json, write_text
 from medpeft_cli.recipe.identity import cell, identity, run_id
 from medpeft_cli.recipe.load import Loaded, dump_recipe
 from medpeft_cli.recipe.schema import RECIPES, Recipe
@@ -112,16 +110,3 @@ class Record:
         """Merge `changes` into the record and write it."""
         self.data |= changes | {"updated": now()}
         write_json(self.run_dir / "record.json", self.data)
-
-
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory against a second process; the system frees the lock when the process dies.
-
-    Raises:
-        RunError: if another process holds it.
-    """
-    with locked(run_dir / "lock", wait=False) as held:
-        if not held:
-            raise RunError(f"{run_dir}: another process is working on this run", "wait for it, or stop it first")
-        yield

@@ -6,12 +6,13 @@ from medpeft_cli.errors import DataError
 from medpeft_cli.files import read_json, sha256_file
 from medpeft_cli.recipe.identity import run_id
 from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.schema import Recipe
 from medpeft_cli.runs.record import Record
 
 
-def run_directory(loaded: Loaded, results: Path) -> Path:
-    """Return results/<recipe stem>/<run id>."""
-    return results / loaded.path.stem / run_id(loaded.recipe)
+def run_directory(path: Path, recipe: Recipe, results: Path) -> Path:
+    """Return results/<stem of the recipe's file>/<run id>."""
+    return results / path.stem / run_id(recipe)
 
 
 def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | None:
@@ -20,7 +21,7 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     Raises:
         DataError: if the record is damaged, or dataset or weights file are not those the run was made with.
     """
-    run_dir = run_directory(loaded, results)
+    run_dir = run_directory(loaded.path, loaded.recipe, results)
     if not (run_dir / "record.json").is_file():
         return None
     record = Record.read(run_dir)

@@ -37,6 +37,8 @@ def test_help_imports_nothing_heavy(root):
         ("list", "encoders"),
         ("validate", "recipes/isic_ssf.yaml"),
         ("validate", "recipes/isic_ssf.yaml", "--demo"),
+        ("sweep", "plan", "recipes/paper/table2.yaml"),
+        ("sweep", "status", "recipes/paper/table2.yaml", "--demo"),
     ],
 )
 def test_reading_commands_do_without_torch(root, arguments):

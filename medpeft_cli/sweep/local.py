@@ -1,0 +1,157 @@
+"""Do the runs of a grid on this machine: several processes, each on its device, each a `medpeft finetune` of its own."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medpeft_cli.console import console
+from medpeft_cli.errors import RecipeError
+from medpeft_cli.files import unwritable
+from medpeft_cli.recipe.grid import Cell
+from medpeft_cli.runs.environment import cores
+from medpeft_cli.runs.skip import run_directory
+from medpeft_cli.runs.stop import NO_REQUEUE, asked_to_leave, leave_if_asked
+from medpeft_cli.sweep.status import Standing, standing
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that a process of ours is doing."""
+
+    cell: Cell
+    run_dir: Path
+    process: subprocess.Popen[bytes]
+    device: str | None  # CUDA_VISIBLE_DEVICES; None = as it is
+    started: float  # by time.monotonic
+
+    @property
+    def last_line(self) -> str:
+        """What it said last."""
+        return _last_line(self.run_dir)
+
+
+class Sweep:
+    """Runs that are to be done, being done, and ended, by this process.
+
+    Args:
+        cells: runs, in the order in which they are started.
+        results: folder of all results.
+        devices: one entry for each run at a time: CUDA_VISIBLE_DEVICES, or None to leave that as it is.
+        threads: of each process.
+    """
+
+    def __init__(self, cells: Sequence[Cell], results: Path, devices: Sequence[str | None], threads: int):
+        self.todo = deque(cells)
+        self.results, self.threads = results, threads
+        self.free = list(devices)
+        self.jobs: list[Job] = []
+        self.ended: list[Standing] = []
+        self.elsewhere: list[Standing] = []  # held by other processes
+        self.seconds: list[float] = []  # that our finished runs took
+
+    def run(self, show: Callable[[], None]) -> None:
+        """Do all runs; `show` is called several times a second.
+
+        Raises:
+            Stopped: at a signal, after every run has saved a checkpoint.
+            KeyboardInterrupt: at Ctrl-C, likewise; a second one does not wait for them.
+        """
+        try:
+            while self.todo or self.jobs:
+                while self.todo and self.free and not asked_to_leave():
+                    self._start(self.todo.popleft())
+                self._collect()
+                show()
+                if asked_to_leave():
+                    self._stop(show)
+                    leave_if_asked()
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            console.say("stopping: every run saves a checkpoint first; Ctrl-C again does not wait")
+            self._stop(show)
+            raise
+        finally:
+            for job in self.jobs:  # after a second Ctrl-C, or a fault
+                job.process.kill()
+
+    def _start(self, cell: Cell) -> None:
+        run_dir = run_directory(cell.path, cell.recipe, self.results)
+        now = standing(run_dir)  # others may have been at work since the grid was read
+        if now.state != "to do":
+            (self.elsewhere if now.state == "running" else self.ended).append(now)
+            return
+        device = self.free.pop(0)
+        environment = {"OMP_NUM_THREADS": str(self.threads)} | os.environ | {NO_REQUEUE: "1"}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        words = shlex.split(cell.command(self.results))[1:]
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            with (run_dir / "log.txt").open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "medpeft_cli", *words], env=environment,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends them gently
+                )  # fmt: skip
+        except OSError as error:
+            raise unwritable(run_dir, error) from error
+        self.jobs.append(Job(cell, run_dir, process, device, time.monotonic()))
+
+    def _collect(self) -> None:
+        """Take note of the processes that have ended."""
+        for job in [job for job in self.jobs if job.process.poll() is not None]:
+            self.jobs.remove(job)
+            self.free.append(job.device)
+            now, code = standing(job.run_dir), job.process.returncode
+            if now.state == "running":  # another process was faster
+                self.elsewhere.append(now)
+                continue
+            if now.state == "to do" and code != 128 + signal.SIGTERM:  # it ended before it could say why
+                why = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {job.last_line}"
+                now = Standing(job.run_dir, "failed", why)
+            if now.state == "done":
+                self.seconds.append(time.monotonic() - job.started)
+            self.ended.append(now)
+
+    def _stop(self, show: Callable[[], None]) -> None:
+        """Ask every process to save and leave, and wait for them."""
+        self.todo.clear()
+        for job in self.jobs:
+            job.process.send_signal(signal.SIGTERM)
+        while any(job.process.poll() is None for job in self.jobs):
+            show()
+            time.sleep(POLL_SECONDS)
+        self.jobs.clear()
+
+
+def devices_of(gpus: str | None, jobs: int | None, demo: bool) -> list[str | None]:
+    """Return CUDA_VISIBLE_DEVICES for each run at a time: the GPUs in turn, or None to leave it as it is.
+
+    Raises:
+        RecipeError: if `gpus` is no list.
+    """
+    if gpus is None:
+        return [None] * (jobs or (cores() if demo else 1))
+    names = [name.strip() for name in gpus.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise RecipeError(f"--gpus: got {gpus!r}, wanted different GPUs with commas between, such as 0,1")
+    return [names[i % len(names)] for i in range(jobs or len(names))]
+
+
+def _last_line(run_dir: Path) -> str:
+    try:
+        with (run_dir / "log.txt").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            lines = log.read().decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip() if lines else ""

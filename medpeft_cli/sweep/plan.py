@@ -1,0 +1,60 @@
+"""What a grid asks for, what of it is there, and how long the rest will take."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from medpeft_cli.recipe.grid import Cell
+from medpeft_cli.recipe.identity import card_name, cell
+from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.sweep.status import Standing
+
+
+class TimeLeft(NamedTuple):
+    """Time that the runs of a grid still need on one device."""
+
+    seconds: float
+    known: int  # finished runs from which it follows
+
+
+def time_left(cells: Sequence[Cell], standings: Sequence[Standing]) -> TimeLeft | None:
+    """Estimate the time that is left; None if no run is done yet.
+
+    A run takes the mean of the finished runs most like it: of its own cell with other seeds, or else of its backbone and
+    training set with other methods, of its backbone and dataset, of its backbone, of all.
+    """
+    seconds: dict[Hashable, list[float]] = defaultdict(list)
+    for one, stands in zip(cells, standings, strict=True):
+        if stands.seconds is not None:
+            for key in _kinship(one.recipe):
+                seconds[key].append(stands.seconds)
+    if not seconds:
+        return None
+    total = 0.0
+    for one, stands in zip(cells, standings, strict=True):
+        if stands.state != "done":
+            nearest = next(seconds[key] for key in _kinship(one.recipe) if key in seconds)
+            total += sum(nearest) / len(nearest)
+    return TimeLeft(total, len(seconds[()]))
+
+
+def _kinship(recipe: Recipe) -> list[Hashable]:
+    """Return keys that a run shares with fewer or more others, the fewest first."""
+    model, data = recipe.pretrained_name, recipe.data
+    return [cell(recipe), (model, data.card, data.fraction, data.k_shot), (model, data.card), (model,), ()]
+
+
+def breakdown(cells: Iterable[Cell]) -> str:
+    """Return what a grid is made of, as in `5 datasets × 6 methods × 3 seeds`; with commas where it is no full product."""
+    recipes = [one.recipe for one in cells]
+    dimensions: dict[str, set[Any]] = {
+        "datasets": {card_name(recipe.data.card) for recipe in recipes},
+        "models": {recipe.pretrained_name for recipe in recipes},
+        "training sets": {(recipe.data.fraction, recipe.data.k_shot) for recipe in recipes},
+        "methods": {recipe.method.name for recipe in recipes},
+        "seeds": {recipe.seed for recipe in recipes},
+    }
+    found = {name: len(values) for name, values in dimensions.items() if len(values) > 1}
+    sign = " × " if prod(found.values()) == len(recipes) else ", "
+    return sign.join(f"{count} {name}" for name, count in found.items())
