@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TESTS := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test check format
 
@@ -15,13 +16,13 @@ demo: $(VENV)/installed
 	@echo "Done. Runs, records and adapters are in results/; the tour in README.md says what to do next."
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(TESTS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(TESTS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
