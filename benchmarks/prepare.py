@@ -31,7 +31,8 @@ from medpeft_cli.data.layouts import Sample, list_source
 from medpeft_cli.data.manifest import FORMAT, dataset_sha256, read_manifest, write_rows
 from medpeft_cli.data.pack import Pieces
 from medpeft_cli.data.prepare import prepare, write_dataset
-from medpeft_cli.data.workers import cores, pack
+from medpeft_cli.data.workers import pack
+from medpeft_cli.runs.environment import cores
 
 SIZE = 256
 SPEC = InputSpec(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
