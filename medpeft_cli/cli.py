@@ -176,7 +176,7 @@ def prepare(
 
         console.result(facts(loaded), guide(loaded, card))
         return
-    from medpeft_cli.data.checks import leak_choice
+    from medpeft_cli.data.leaks import leak_choice
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
     root = root or Path("data") / Path(card).stem

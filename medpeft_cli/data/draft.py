@@ -16,6 +16,7 @@ from medpeft_cli.data.tables import TABLES
 from medpeft_cli.errors import DataError, RecipeError
 from medpeft_cli.files import write_text
 from medpeft_cli.recipe.source import dump_values
+from medpeft_cli.words import counted
 
 MASK_NAME = re.compile(MASK_PATTERN, re.I)
 
@@ -107,7 +108,8 @@ def draft_card(source: Path, name: str) -> tuple[str, list[str]]:
 def _kinds(paths: Sequence[Path], pictures: int, masks: int) -> str:
     kinds = Counter(path.suffix.lower() or "without extension" for path in paths)
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(8))
-    return f"{len(paths):,} files ({listed}), {pictures:,} pictures" + (f", {masks:,} of them masks" if masks else "")
+    files = f"{counted(len(paths), 'file')} ({listed})" if paths else "no files"
+    return f"{files}, {counted(pictures, 'picture')}" + (f", {masks:,} of them masks" if masks else "")
 
 
 def _known(source: Path) -> str | None:

@@ -13,10 +13,12 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import Pictures, Twins, called
+from medpeft_cli.data.checks import Pictures, Twins
 from medpeft_cli.data.duplicates import CORRELATION, DISTANCE, Thumbs
 from medpeft_cli.data.images import ImageStore
+from medpeft_cli.data.leaks import called
 from medpeft_cli.data.manifest import Manifest
+from medpeft_cli.words import counted
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHEET = 12  # pictures of a class; fewer with many classes
@@ -52,6 +54,7 @@ def write_page(
     grey = _grey_values(pictures, thumbs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["n"] = lambda number: f"{number:,}"
+    environment.filters["counted"] = counted
     short = np.minimum(pictures.rows["original_height"], pictures.rows["original_width"])
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,

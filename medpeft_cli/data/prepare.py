@@ -12,8 +12,9 @@ from uuid import uuid4
 from medpeft_cli.console import console
 from medpeft_cli.data.build import Rules, build, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import OnLeak, unexpected
+from medpeft_cli.data.checks import unexpected
 from medpeft_cli.data.layouts import Sample, list_source
+from medpeft_cli.data.leaks import OnLeak
 from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
 from medpeft_cli.data.pack import Pieces, Read
 from medpeft_cli.data.page import write_page

@@ -13,6 +13,7 @@ from medpeft_cli.data.forms import JOINER
 from medpeft_cli.data.layouts.table import PRESENT
 from medpeft_cli.data.tables import read_table, table_columns
 from medpeft_cli.errors import DataError
+from medpeft_cli.words import counted
 
 MASK_PATTERN = r"_(mask|seg|segmentation)(_\d+)?\.[A-Za-z]+$"
 
@@ -113,7 +114,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
     text = guess.text_column(rest)
     pattern = None if group else guess.group_pattern([Path(name).name for name in named])
     found = [
-        f"table {file}: {len(rows):,} rows; columns {', '.join(columns)}",
+        f"table {file}: {counted(len(rows), 'row')}; columns {', '.join(columns)}",
         f"pictures: column {image}, {len(named):,} found",
     ]
     names = values[image]

@@ -108,7 +108,7 @@ def test_rsna_boxes_of_one_patient_are_one_picture(rsna):
     assert all(sample.group == sample.id and sample.file.endswith(".dcm") for sample in listing.samples)
     assert listing.notes == [
         "rows that name their picture without extension: 16 .dcm",
-        "4 further rows of stage_2_train_labels.csv name a picture already listed",
+        "4 further rows of stage_2_train_labels.csv for pictures already listed",
     ]
     assert not listing.left_out  # the test pictures lie outside the card's folder
     assert np.asarray(listing.read(listing.samples[0])).shape == (24, 30)
@@ -221,7 +221,7 @@ def test_mimic_takes_so_many_training_pictures_and_always_the_same(tmp_path):
     few = card.model_copy(update={"layout": card.layout.model_copy(update={"train_images": 1})})
     listing = list_source(few, source)
     assert Counter(sample.split for sample in listing.samples) == {"train": 1, "val": 1}
-    assert "1 of 2 training pictures are not among the 1 chosen" in listing.notes
+    assert "1 of 2 training pictures not among the 1 chosen" in listing.notes
     assert listing.samples == list_source(few, source).samples
 
 
@@ -230,7 +230,7 @@ def test_mimic_pictures_that_are_not_there_are_counted(tmp_path):
     next((source / "files/p10/p10000001/s50000001").glob("*.jpg")).unlink()
     listing = list_source(load_card("mimic_cxr"), source)
     assert len(listing.samples) == 2 and any(
-        note.startswith("1 pictures of the tables are not") for note in listing.notes
+        note.startswith("1 picture of the tables not below") for note in listing.notes
     )
 
 

@@ -113,6 +113,6 @@ def test_leaks_that_were_allowed_are_shown(tmp_path, make_card):
     )
     found = Page((tmp_path / "root/report.html").read_text())
     words = re.sub(r"\s+", " ", found.text)
-    assert "2 pictures are also in a more protected split, decision: allow (kept where they are)" in words
+    assert "2 pictures also in a more protected split: kept, as --on-leak allow says" in words
     assert "no patient in two splits" not in words
     assert words.count("train 20 test same patient") == 1 and words.count("val 20 test same patient") == 1
