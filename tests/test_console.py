@@ -14,6 +14,22 @@ def test_where_there_is_no_terminal_progress_is_one_plain_line(capsys):
     assert "\x1b" not in lines[0] and "\r" not in lines[0]
 
 
+def test_a_start_that_finds_all_done_has_no_rate(capsys):
+    with Console().progress(4, "run", "steps") as advance:
+        advance(4, note="checking", resumed=True)
+        advance(0, note="")
+    assert capsys.readouterr().err == "run: 4/4 · done before\n"
+
+
+def test_a_bar_that_has_done_nothing_shows_no_rate(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with Console().progress(4, "run", "steps") as advance:
+        advance(4, resumed=True)
+    shown = capsys.readouterr().err
+    assert "4/4" in shown and "steps/s" not in shown
+
+
 def test_quiet_says_nothing_but_warnings(capsys):
     console = Console()
     console.quiet = True

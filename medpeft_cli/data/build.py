@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from medpeft_cli.data.card import SPLITS, Card
-from medpeft_cli.data.checks import Pictures, Twins, drop_conflicts, examples, find_twins
+from medpeft_cli.data.checks import Pictures, Twins, by_reason, drop_conflicts, examples, find_twins
 from medpeft_cli.data.divide import divide, strata
 from medpeft_cli.data.leaks import Leak, OnLeak, called, count_leaks, find_leaks, undecided
 from medpeft_cli.data.manifest import FORMAT, dataset_sha256, split_counts, write_rows
-from medpeft_cli.data.pack import PIECE, LeftOut, Pieces
+from medpeft_cli.data.pack import PIECE, Pieces
 from medpeft_cli.data.splits import nested_ranks
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
@@ -84,8 +84,7 @@ def build(
     pictures, conflicts = drop_conflicts(pictures)
     unreadable = [(file, f"unreadable: {reason}") for file, reason in bad]
     if not pictures.samples:
-        lost = _reasons([*left_out, *unreadable, *conflicts])
-        raise DataError(f"{card.name}: no picture is left" + "".join(f"; {line}" for line in lost))
+        raise nothing_left(card, [*left_out, *unreadable, *conflicts])
     twins = find_twins(pictures, pieces.thumbs)
     leaks = find_leaks(pictures, twins, card.split.group) if card.official else []
     if leaks and rules.on_leak is None:
@@ -279,10 +278,11 @@ def summary(info: dict) -> str:
     return "\n".join(lines)
 
 
-def _reasons(left_out: LeftOut) -> list[str]:
-    """Return a line for each reason, the most frequent first."""
-    files: dict[str, list[str]] = {}
-    for file, reason in left_out:
-        files.setdefault(reason, []).append(file)
-    ordered = sorted(files.items(), key=lambda item: -len(item[1]))
-    return [f"left out {len(found):,}: {reason} ({some(found)})" for reason, found in ordered]
+def nothing_left(card: Card, left_out: Sequence[tuple[str, str]]) -> DataError:
+    """Return the error for a dataset without a picture."""
+    return DataError(f"{card.name}: no picture is left" + "".join(f"; {line}" for line in _reasons(left_out)))
+
+
+def _reasons(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason why something is left out."""
+    return [f"left out {len(found):,}: {reason} ({some(found)})" for reason, found in by_reason(left_out)]

@@ -122,6 +122,14 @@ def unexpected(samples: Sequence[Sample], card: Card) -> list[str]:
     return lines
 
 
+def by_reason(left_out: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return reason and files of what is left out as (file, reason), the most frequent reason first."""
+    files: dict[str, list[str]] = {}
+    for file, reason in left_out:
+        files.setdefault(reason, []).append(file)
+    return sorted(files.items(), key=lambda item: -len(item[1]))
+
+
 def examples(lines: Iterable[str]) -> str:
     """Return the first few lines for a message, each on its own, and a mark if there are more."""
     first = list(islice(lines, SHOWN + 1))

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import Pictures, Twins
+from medpeft_cli.data.checks import Pictures, Twins, by_reason
 from medpeft_cli.data.duplicates import CORRELATION, DISTANCE, Thumbs
 from medpeft_cli.data.images import ImageStore
 from medpeft_cli.data.leaks import called
@@ -149,11 +149,8 @@ def _leaks(leaked: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 
 def _left_out(info: dict) -> list[dict[str, Any]]:
     """Return reason, count and some files, the most frequent reason first."""
-    files: dict[str, list[str]] = {}
-    for item in info["left_out"]:
-        files.setdefault(item["reason"], []).append(item["file"])
-    ordered = sorted(files.items(), key=lambda entry: -len(entry[1]))
-    return [{"reason": reason, "count": len(found), "files": found[:SHOWN_FILES]} for reason, found in ordered]
+    reasons = by_reason((item["file"], item["reason"]) for item in info["left_out"])
+    return [{"reason": reason, "count": len(found), "files": found[:SHOWN_FILES]} for reason, found in reasons]
 
 
 def _texts(texts: Sequence[str] | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from medpeft_cli.console import console
-from medpeft_cli.data.build import Rules, build, summary
+from medpeft_cli.data.build import Rules, build, nothing_left, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
 from medpeft_cli.data.checks import unexpected
 from medpeft_cli.data.layouts import Sample, list_source
@@ -158,14 +158,16 @@ def write_dataset(
         The dataset; after a check its files do not exist.
 
     Raises:
-        DataError: if too many pictures are unreadable, the official split leaks, a class cannot be split, or the folder
-            holds something else.
+        DataError: if there is no picture, too many are unreadable, the official split leaks, a class cannot be split, or the
+            folder holds something else.
         RecipeError: if size is below 16 pixels.
         RunError: if the dataset cannot be written.
     """
     if size < 16:
         raise RecipeError(f"size: got {size}, wanted at least 16 pixels")
     samples, root, origin = list(samples), Path(root), origin or {}
+    if not samples:
+        raise nothing_left(card, left_out)
     rules = Rules(card, size, card.split.seed if seed is None else seed, allow_bad, on_leak)
     if stamp is None:
         once = uuid4().hex
