@@ -113,6 +113,11 @@ class Card(Strict):
         return (self.layout, *self.alternatives)
 
     @property
+    def argument(self) -> str:
+        """What stands for the card on a command line, in hints."""
+        return self.name if self.name in card_names() else "YOUR_CARD.yaml"
+
+    @property
     def has_official_split(self) -> bool:
         """Whether the layout says which picture is in which split."""
         return self.layout.has_official_split

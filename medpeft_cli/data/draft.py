@@ -113,7 +113,8 @@ def _kinds(paths: Sequence[Path], pictures: int, masks: int) -> str:
 
 
 def _known(source: Path) -> str | None:
-    """Return the card of ours whose download this is."""
+    """Return the card of ours whose download this is; of several the one that takes most of its tables."""
+    known, most = None, -1
     for name in card_names():
         for layout in load_card(name).layouts:
             folders = [layout.folder] if isinstance(layout, ClassFolders) else getattr(layout, "folders", ())
@@ -124,8 +125,8 @@ def _known(source: Path) -> str | None:
             elif all((source / table).is_file() for table in tables) and any(
                 f == source.name or (source / f).is_dir() for f in folders
             ):
-                return name
-    return None
+                known, most = (name, len(tables)) if len(tables) > most else (known, most)
+    return known
 
 
 def _yaml(draft: Draft, name: str) -> str:

@@ -71,12 +71,12 @@ def file_list(card: Card, source: Path | None, views: str | None, splits: str | 
     """Yield `needed_files` of lists as they are typed, such as "PA,AP".
 
     Raises:
-        DataError: if a table is missing or damaged.
+        DataError: if a table is missing or damaged, or no picture is as asked for.
         RecipeError: if a split is unknown or something cannot be chosen.
     """
     if source is None:
         raise RecipeError(
-            "--list-files: no source given", f"`medpeft prepare {card.name}` says which tables --source must hold"
+            "--list-files: no source given", f"`medpeft prepare {card.argument}` says which tables --source must hold"
         )
     wanted = [part.strip() for part in (splits or "").split(",") if part.strip()]
     for split in wanted:
@@ -84,9 +84,14 @@ def file_list(card: Card, source: Path | None, views: str | None, splits: str | 
             raise RecipeError(f"--splits: got {split!r}, wanted some of {', '.join(SPLITS)}")
     if not 0 < fraction <= 1:
         raise RecipeError(f"--fraction: got {fraction:g}, wanted a number above 0, 1 at most")
-    yield from needed_files(
-        card, source, [view.strip() for view in (views or "").split(",") if view.strip()], wanted, fraction
-    )
+    shown = [view.strip() for view in (views or "").split(",") if view.strip()]
+    files = needed_files(card, source, shown, wanted, fraction)
+    if (first := next(files, None)) is None:
+        chosen = {"views": shown, "splits": wanted}
+        choice = ", ".join(f"{what} {' and '.join(names)}" for what, names in chosen.items() if names)
+        raise DataError(f"--list-files: no picture of {card.title} is needed" + (f" with {choice}" if choice else ""))
+    yield first
+    yield from files
 
 
 def needed_files(
@@ -116,7 +121,7 @@ def needed_files(
 
     if not source.is_dir():
         raise DataError(
-            f"{source}: no such folder", f"`medpeft prepare {card.name}` says which tables to download first"
+            f"{source}: no such folder", f"`medpeft prepare {card.argument}` says which tables to download first"
         )
     source = source.resolve()
     layout = layout_of(card, source)
@@ -137,7 +142,8 @@ def needed_files(
         yield from _of_table(source, layout, card, splits)
     else:
         raise RecipeError(
-            f"--list-files: {card.title} comes as a whole", f"`medpeft prepare {card.name}` says from where"
+            f"--list-files: {card.title} has no table; all its pictures are needed",
+            f"`medpeft prepare {card.argument}` says where they lie",
         )
 
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 from medpeft_cli.console import console
 from medpeft_cli.data.build import Rules, build, nothing_left, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import unexpected
+from medpeft_cli.data.checks import by_reason, unexpected
 from medpeft_cli.data.layouts import Sample, list_source
 from medpeft_cli.data.leaks import OnLeak
 from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
@@ -83,8 +83,10 @@ def prepare(
     found = {name for sample in listing.samples for name in names_of(sample.label, card.task)}
     missing = [name for name in card.classes if name not in found]
     if missing and card.task != "text":  # there classes are a remark beside the text
+        reasons = ", ".join(f"{len(files):,}: {reason}" for reason, files in by_reason(listing.left_out)[:3])
         raise DataError(
-            f"{source}: class {missing[0]!r} has no picture, wanted at least {len(SPLITS)}",
+            f"{source}: class {missing[0]!r} has no picture, wanted at least {len(SPLITS)}"
+            + (f"; left out {reasons}" if reasons else ""),
             "is the download whole? a class that you do not have must leave the card's classes",
         )
     warnings = unexpected(listing.samples, card)

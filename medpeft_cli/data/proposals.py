@@ -194,16 +194,16 @@ def from_arrays(path: Path, file: str) -> Draft:
     Raises:
         DataError: if it cannot be read or holds no arrays of the MedMNIST kind.
     """
-    import numpy as np
+    from medpeft_cli.data.layouts.npz import open_arrays
 
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            splits = [split for split in SPLITS if f"{split}_images" in archive.files]
-            numbers = {split: archive[f"{split}_labels"].reshape(-1) for split in splits}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot read the arrays: {' '.join(str(error).split())}") from None
+    with open_arrays(path) as archive:
+        splits = [split for split in SPLITS if f"{split}_images" in archive.files]
+        numbers = {split: archive[f"{split}_labels"].reshape(-1) for split in splits}
     if not splits:
         raise DataError(f"{path}: no array train_images", "docs/datasets.md says which arrays a .npz holds")
+    for split, values in numbers.items():
+        if values.dtype.kind not in "iu" or not len(values):
+            raise DataError(f"{path}: {split}_labels: got {values.dtype} {values.shape}, wanted whole numbers")
     count = max(int(values.max()) for values in numbers.values()) + 1
     classes = [f"class {number}" for number in range(max(count, 2))]
     found = [f"arrays {file}: " + ", ".join(f"{split} {len(values):,}" for split, values in numbers.items())]

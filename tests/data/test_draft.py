@@ -134,6 +134,31 @@ def test_arrays(drafted, tmp_path):
     assert card.classes == ("class 0", "class 1", "class 2") and len(listing.samples) == 12
 
 
+@pytest.mark.parametrize("labels", [np.array(["a", "b"]), np.array([], dtype=int), np.zeros(2)])
+def test_arrays_without_whole_numbers_for_labels_are_said(drafted, tmp_path, labels):
+    (tmp_path / "source").mkdir()
+    np.savez(tmp_path / "source/x.npz", train_images=np.zeros((2, 8, 8), np.uint8), train_labels=labels)
+    with pytest.raises(DataError, match="x.npz: train_labels: got .*, wanted whole numbers"):
+        drafted()
+
+
+def test_the_whole_challenge_is_recognised_beside_its_training_part(tmp_path, write_picture):
+    for part in ("Training", "Validation", "Test"):
+        write_picture(tmp_path / f"ISIC2018_Task3_{part}_Input/x.jpg")
+        table = tmp_path / f"ISIC2018_Task3_{part}_GroundTruth/ISIC2018_Task3_{part}_GroundTruth.csv"
+        table.parent.mkdir()
+        table.write_text("image\n")
+        _, found = write_draft(tmp_path, None)
+        name = "isic2018" if part == "Test" else "isic"
+        assert f"the download of card {name}: medpeft prepare {name} does it" in found
+
+
+def test_an_empty_folder_is_said(drafted, tmp_path):
+    (tmp_path / "source").mkdir()
+    with pytest.raises(DataError, match="source: no files, 0 pictures"):
+        drafted()
+
+
 def test_a_known_download_is_recognised(drafted, tmp_path):
     write_mimic(tmp_path / "source")
     card, listing, found = drafted()

@@ -106,7 +106,7 @@ def test_rsna_files_are_listed_once(tmp_path):
         ("pneumonia", {"splits": "val"}, "--splits: RSNA Pneumonia has no official split"),
         ("pneumonia", {"fraction": 0.1}, "--fraction: RSNA Pneumonia has no official split"),
         ("pneumonia", {"views": "PA"}, "--views: RSNA Pneumonia has no views"),
-        ("breastus", {}, "--list-files: BUSI comes as a whole"),
+        ("breastus", {}, "--list-files: BUSI has no table; all its pictures are needed"),
     ],
 )
 def test_what_cannot_be_chosen_is_said(tmp_path, card, options, message):
@@ -114,6 +114,23 @@ def test_what_cannot_be_chosen_is_said(tmp_path, card, options, message):
     with pytest.raises(RecipeError) as caught:
         lines(card, tmp_path, **options)
     assert message in caught.value.message
+
+
+def test_a_choice_without_a_picture_is_said(tmp_path):
+    with pytest.raises(
+        DataError, match="--list-files: no picture of MIMIC-CXR is needed with views LATERAL, splits test"
+    ):
+        lines("mimic_cxr", write_mimic(tmp_path), views="LATERAL", splits="test")
+
+
+def test_an_own_card_is_named_as_it_is_given(class_folders, make_card):
+    card = make_card({"kind": "class_folders"})
+    with pytest.raises(RecipeError, match="--list-files: Mine has no table; all its pictures are needed") as caught:
+        list(file_list(card, class_folders, None, None, 1.0))
+    assert caught.value.hint == "`medpeft prepare YOUR_CARD.yaml` says where they lie"
+    with pytest.raises(RecipeError) as caught:
+        list(file_list(card, None, None, None, 1.0))
+    assert "`medpeft prepare YOUR_CARD.yaml`" in caught.value.hint
 
 
 def test_a_missing_source_is_said(tmp_path):

@@ -357,6 +357,10 @@ def test_a_missing_source_or_split_folder_is_said(class_folders, make_card):
     with pytest.raises(DataError, match="no such folder") as caught:
         list_source(make_card({"kind": "class_folders"}), class_folders / "none")
     assert caught.value.hint == "give the folder of your files as --source"
+    own = make_card({"kind": "class_folders"}, access="open", url="http://x")
+    with pytest.raises(DataError, match="no such folder") as caught:
+        list_source(own, class_folders / "none")
+    assert caught.value.hint == "`medpeft prepare YOUR_CARD.yaml` says what to download and from where"
     with pytest.raises(DataError, match="no such folder") as caught:
         list_source(load_card("isic"), class_folders / "none")
     assert caught.value.hint == "`medpeft prepare isic` says what to download and from where"
@@ -373,6 +377,12 @@ def test_links_are_followed_to_files_of_the_source_only(class_folders, tmp_path,
     else:
         with pytest.raises(DataError, match="a link to .*elsewhere.png"):
             list_source(make_card({"kind": "class_folders"}), class_folders)
+
+
+def test_a_link_to_nothing_is_refused(class_folders, make_card):
+    (class_folders / "a/gone.png").symlink_to(class_folders / "a/none.png")
+    with pytest.raises(DataError, match="gone.png: a link to .*none.png, which is not there"):
+        list_source(make_card({"kind": "class_folders"}), class_folders)
 
 
 def test_a_link_to_a_folder_is_refused(class_folders, tmp_path, make_card):
@@ -425,5 +435,6 @@ def test_other_arrays_are_refused(tmp_path, make_card, content, message):
 
 def test_a_pickle_named_npz_is_not_opened(tmp_path, make_card):
     (tmp_path / "x.npz").write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/never'\ntR.")
-    with pytest.raises(DataError, match="cannot read the arrays"):
+    with pytest.raises(DataError, match="cannot read the arrays: it holds Python objects, or is no .npz") as caught:
         list_source(make_card({"kind": "npz", "file": "x.npz"}), tmp_path)
+    assert "allow_pickle" not in caught.value.message

@@ -32,7 +32,7 @@ def list_source(card: Card, source: Path) -> Listing:
         DataError: if the source is missing or is not what the card says.
     """
     if not source.exists():
-        guide = f"`medpeft prepare {card.name}` says what to download and from where"
+        guide = f"`medpeft prepare {card.argument}` says what to download and from where"
         hint = guide if card.access != "own" else "give the folder of your files as --source"
         raise DataError(f"{source}: no such folder", hint)
     if source.is_file() and card.layout.kind != "npz":

@@ -26,7 +26,7 @@ def walk(folder: Path, source: Path) -> Iterator[Path]:
     """Yield all files below a folder in the order of their names.
 
     Raises:
-        DataError: at a link to a folder, or to a file outside the source.
+        DataError: at a link to a folder, to a file outside the source, or to nothing.
     """
     yield from _walk(stay_inside(folder, source), source)
 
@@ -34,7 +34,7 @@ def walk(folder: Path, source: Path) -> Iterator[Path]:
 def _walk(folder: Path, source: Path) -> Iterator[Path]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.is_symlink() and entry.is_dir():
+        if entry.is_symlink() and (entry.is_dir() or not path.exists()):
             raise _link(path)
         if entry.is_symlink():
             stay_inside(path, source)
@@ -56,7 +56,8 @@ def stay_inside(path: Path, source: Path) -> Path:
 
 
 def _link(path: Path) -> DataError:
-    return DataError(f"{path}: a link to {path.resolve()}", "put the files themselves into the source folder")
+    gone = "" if path.exists() else ", which is not there"
+    return DataError(f"{path}: a link to {path.resolve()}{gone}", "put the files themselves into the source folder")
 
 
 def inside(name: str, place: str) -> str:

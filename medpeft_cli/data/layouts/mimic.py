@@ -51,7 +51,7 @@ def list_mimic_cxr(source: Path, layout: MimicCxr, card: Card) -> Listing:
     if not samples:
         raise DataError(
             f"{source}: none of the {counted(len(pairs.samples), 'picture')} is there, wanted {pairs.samples[0].file} and others",
-            f"`medpeft prepare {card.name} --list-files --source {source}` prints them",
+            f"`medpeft prepare {card.argument} --list-files --source {source}` prints them",
         )
     notes = list(pairs.notes)
     if absent := len(pairs.samples) - len(samples):

@@ -72,7 +72,7 @@ def list_table(source: Path, layout: Table, card: Card) -> Listing:
     if named <= {None}:
         looked = ", ".join(map(str, index.folders))
         raise DataError(
-            f"{source / tables}: none of the {counted(total, 'picture')} it names is there, such as {name!r}, looked in {looked}",
+            f"{source / tables}: none of the {counted(total, 'picture')} it names is there, such as {left_out[0][0]}, looked in {looked}",
             "is --source the folder that holds both the table and the pictures?",
         )
     reader = Reader(layout.sections, layout.marks)
