@@ -141,7 +141,7 @@ title: Chest X-rays
 modality: chest X-ray
 classes: [normal, pneumonia]
 layout:
-  kind: csv            # commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252; .gz; .parquet with pyarrow
+  kind: csv            # commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252; .gz; .parquet with medpeft[parquet]
   file: labels.csv
   image: file                            # a name or a path, with or without extension
   label: finding

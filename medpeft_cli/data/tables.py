@@ -97,7 +97,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(
-            f"{path}: parquet is read by pyarrow, which is not installed", "pip install pyarrow, or save it as CSV"
+            f"{path}: parquet is read by pyarrow, which is not installed",
+            'pip install "medpeft[parquet]", or save it as CSV',
         ) from None
     try:
         with ParquetFile(path) as file:

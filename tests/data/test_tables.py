@@ -1,6 +1,7 @@
 """Tables as they come, and what their rows may say."""
 
 import gzip
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -256,9 +257,9 @@ def test_parquet_is_read(tmp_path):
         read_table(tmp_path / "t.parquet", ["pixels"])
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path):
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="pyarrow, which is not installed") as caught:
         read_table(tmp_path / "t.parquet", ["image"])
-    assert "pip install pyarrow" in caught.value.hint
+    assert 'pip install "medpeft[parquet]"' in caught.value.hint
