@@ -10,6 +10,7 @@ from typing import Any
 
 from medpeft_cli.errors import MedpeftError
 
+LONGEST_LIST = 9  # of a cell of a table; of a longer one its beginning
 LOG_SECONDS = 60.0  # between two progress lines where the output is no terminal
 
 Advance = Callable[..., None]
@@ -102,6 +103,8 @@ def _plain(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
+        if len(value) > LONGEST_LIST:
+            return f"{len(value)}: {', '.join(map(str, value[:3]))}, …"
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 

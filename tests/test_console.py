@@ -48,6 +48,17 @@ def test_a_table_cannot_be_styled_by_its_content(capsys):
     assert "[red]x[/red]" in out and "1,234" in out and "–" in out
 
 
+def test_a_long_list_is_shown_by_its_first_and_its_length(capsys):
+    console = Console()
+    rows = [{"few": list("abcdefghi"), "many": [f"c{n}" for n in range(114)]}]
+    console.table(rows, ["few", "many"])
+    out = capsys.readouterr().out
+    assert "a, b, c, d, e, f, g, h, i" in out and "114: c0, c1, c2, …" in out and "c3" not in out
+    console.json = True
+    console.table(rows, ["few", "many"])
+    assert '"c113"' in capsys.readouterr().out
+
+
 def test_a_high_rate_is_a_plain_number(capsys):
     with Console().progress(50_000, "pack", "images") as advance:
         advance(50_000)
