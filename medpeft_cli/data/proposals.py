@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,11 @@ def from_folders(pictures: Pictures) -> Draft | None:
     depth = len(base)
     below = [file.split("/")[depth:] for file in pictures.files]
     splits = {guess.SPLIT_WORDS[top.lower()]: top for top in sorted(tops) if top.lower() in guess.SPLIT_WORDS}
-    if "train" in splits and len(splits) == len(tops):
-        inside = [parts[1:] for parts in below]
+    if "train" in splits and len(splits) > 1:
+        inside = [parts[1:] for parts in below if parts[0] in splits.values()]
+        beside = Counter(parts[0] for parts in below if parts[0] not in splits.values())
     else:
-        splits, inside = {}, below
+        splits, inside, beside = {}, below, Counter()
     counts = Counter(parts[0] for parts in inside if len(parts) > 1)
     names = [parts[-1] for parts in inside]
     group = guess.group_pattern(names)
@@ -73,12 +74,14 @@ def from_folders(pictures: Pictures) -> Draft | None:
         layout["group_pattern"] = group
     elif pictures.dicom:
         layout["group_tag"] = "PatientID"
-    found = [f"class folders: {', '.join(f'{name} {counts[name]:,}' for name in sorted(counts))}"]
+    found = [f"class folders: {_numbered(sorted(counts), counts)}"]
+    if beside:
+        found.append(f"left aside, beside the splits: {_numbered(sorted(beside), beside)}")
     if splits:
         found.append(f"ready splits: {', '.join(f'{folder} = {split}' for split, folder in splits.items())}")
     found += _left_aside(sorted(set(counts) - set(classes)), counts)
     draft = Draft({"modality": "medical pictures", "classes": classes, "layout": layout}, found)
-    return _with_groups(draft, group or ("PatientID" if pictures.dicom else None))
+    return _with_groups(draft, layout, [guess.group_in(group, name) for name in names])
 
 
 def _base(folders: Sequence[Sequence[str]]) -> tuple[list[str], set[str]]:
@@ -156,7 +159,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
         _plain(name): name for name in rest if guess.KEPT_COLUMN.fullmatch(name) and name not in (label, group)
     }:
         layout["attributes"] = kept
-    return len(named), _with_groups(draft, group or pattern or ("PatientID" if pictures.dicom else None))
+    return len(named), _with_groups(draft, layout, groups)
 
 
 def _take_labels(draft: Draft, label: str, column: Sequence[str], groups: Sequence[str]) -> None:
@@ -181,7 +184,7 @@ def _take_labels(draft: Draft, label: str, column: Sequence[str], groups: Sequen
     if ignored:
         draft.fields["layout"]["ignore_labels"] = ignored
         draft.comments["ignore_labels"] = f"unclear, or in fewer than {guess.FEWEST_GROUPS} groups"
-    draft.found.append(f"labels: column {label}: {', '.join(f'{name} {counts[name]:,}' for name in classes)}")
+    draft.found.append(f"labels: column {label}: {_numbered(classes, counts)}")
     draft.found += _left_aside(ignored, counts)
 
 
@@ -214,12 +217,16 @@ def from_arrays(path: Path, file: str) -> Draft:
 # ---- groups ----
 
 
-def _with_groups(draft: Draft, group: str | None) -> Draft:
-    if group:
-        unit = guess.unit_of(group)
+def _with_groups(draft: Draft, layout: Mapping[str, Any], groups: Sequence[str | None]) -> Draft:
+    """Add what a group is, and tell how many there are; those of DICOM headers are not read yet."""
+    keys = {"group": "the column", "group_pattern": "the file name,", "group_tag": "the DICOM tag"}
+    if key := next((key for key in keys if key in layout), None):
+        unit, whole = guess.unit_of(layout[key]), layout[key] == guess.SAME_NAME
+        by = "by the whole file name" if whole else f"by {keys[key]} {layout[key]}"
         draft.fields["split"] = {"group": unit}
-        draft.comments["split"] = f"by {group}"
-        draft.found.append(f"groups, never in two splits: {'files of one name' if unit == 'file name' else group}")
+        draft.comments["split"] = by
+        number = "" if key == "group_tag" else f"{len(set(groups)):,} "
+        draft.found.append(f"groups, never in two splits: {number}{by}")
     else:
         draft.comments["layout"] = "no patients found: each picture is its own group"
         draft.found.append("no patients found; if file names or a column tell them, add group_pattern or group")
@@ -227,8 +234,12 @@ def _with_groups(draft: Draft, group: str | None) -> Draft:
 
 
 def _left_aside(names: Sequence[str], counts: Counter[str]) -> list[str]:
-    listed = ", ".join(f"{name} {counts[name]:,}" for name in names)
+    listed = _numbered(names, counts)
     return [f"left aside, unclear or in fewer than {guess.FEWEST_GROUPS} groups: {listed}"] if names else []
+
+
+def _numbered(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{repr(name) if ',' in name else name} {counts[name]:,}" for name in names)
 
 
 def _plain(name: str) -> str:

@@ -38,16 +38,20 @@ def test_class_folders_with_patients_in_the_names(drafted, tmp_path, write_pictu
     assert len(listing.samples) == 16 and len({sample.group for sample in listing.samples}) == 8
     assert Counter(reason for _, reason in listing.left_out) == {"mask": 1, "not in the folder of a class": 1}
     assert "left aside, unclear or in fewer than 3 groups: few 1" in found
+    assert r"groups, never in two splits: 9 by the file name, ^(\d{2,})_" in found
     assert prepare(card, tmp_path / "source", tmp_path / "root").counts("train")["ill"] >= 4
 
 
 def test_ready_split_folders(drafted, tmp_path, write_picture):
+    for picture in range(4):
+        write_picture(tmp_path / f"source/unlabelled/{picture}.png", 100 + picture)
     for number, split in enumerate(("Training", "valid", "TEST")):
         for label in ("cat scan", "x ray"):
             for picture in range(3):
                 write_picture(tmp_path / f"source/{split}/{label}/{split}{picture}.png", 10 * number + picture)
     card, listing, found = drafted()
     assert card.official and Counter(sample.split for sample in listing.samples) == {"train": 6, "val": 6, "test": 6}
+    assert card.classes == ("cat scan", "x ray") and "left aside, beside the splits: unlabelled 4" in found
     assert "ready splits: TEST = test, Training = train, valid = val" in found
 
 
@@ -59,17 +63,26 @@ def table(tmp_path, write_picture, header, row, name="labels.csv", count=12):
     (tmp_path / "source" / name).write_text("\n".join(lines) + "\n")
 
 
+UNCLEAR = '"todo, or not"'
+
+
 def test_a_table_with_group_split_text_and_a_placeholder(drafted, tmp_path, write_picture):
     parts = ("training", "training", "validation", "testing")
     table(tmp_path, write_picture, "file,patient_id,sex,diagnosis,fold,notes,",
-          lambda n: f"im{n},p{n // 2},F,{'todo' if n == 11 else ('No', 'Yes')[n % 2]},{parts[n // 2 % 4]},"
+          lambda n: f"im{n},p{n // 2},F,{UNCLEAR if n == 11 else ('No', 'Yes')[n % 2]},{parts[n // 2 % 4]},"
                     f"\"a long note, number {n} of many words\",")  # fmt: skip
-    card, listing, _ = drafted()
+    card, listing, found = drafted()
+    assert "groups, never in two splits: 6 by the column patient_id" in found
+    assert "left aside, unclear or in fewer than 3 groups: 'todo, or not' 1" in found
     layout = card.layout
     assert (layout.image, layout.label, layout.group, layout.split, layout.text) == (
         "file", "diagnosis", "patient_id", "fold", "notes",
     )  # fmt: skip
-    assert card.classes == ("No", "Yes") and layout.ignore_labels == ("todo",) and layout.attributes == {"sex": "sex"}
+    assert (
+        card.classes == ("No", "Yes")
+        and layout.ignore_labels == ("todo, or not",)
+        and layout.attributes == {"sex": "sex"}
+    )
     assert len(listing.samples) == 11 and listing.samples[0].text.startswith("a long note")
     assert prepare(card, tmp_path / "source", tmp_path / "root").counts("test") == {"No": 1, "Yes": 1}
 
@@ -122,6 +135,7 @@ def test_dicom_folders(drafted, tmp_path):
         write_dicom(tmp_path / f"source/{'ab'[number % 2]}/IM{number:04}", noise(number), PatientID=f"P{number // 2}")
     card, listing, found = drafted()
     assert card.layout.group_tag == "PatientID" and len({sample.group for sample in listing.samples}) == 6
+    assert "groups, never in two splits: by the DICOM tag PatientID" in found
     assert found[0] == "12 files (12 without extension), 12 pictures"
 
 
@@ -188,7 +202,7 @@ def test_the_same_name_in_two_folders_is_one_picture_and_no_patient(drafted, tmp
         for number in range(4):
             write_picture(tmp_path / f"source/{label}/ISIC_{number + (label == 'b') * 3:07}.png", number)
     card, _, found = drafted()
-    assert card.split.group == "file name" and "groups, never in two splits: files of one name" in found
+    assert card.split.group == "file name" and "groups, never in two splits: 7 by the whole file name" in found
 
 
 def test_what_the_source_names_is_text_and_no_yaml(drafted, tmp_path, write_picture):
