@@ -11,7 +11,15 @@ from medpeft_cli.data.decode import is_dicom, is_picture
 from medpeft_cli.data.forms import ClassFolders, MimicCxr, Table
 from medpeft_cli.data.guess import FEWEST_GROUPS
 from medpeft_cli.data.layouts.files import walk
-from medpeft_cli.data.proposals import MASK_PATTERN, Draft, Pictures, from_arrays, from_folders, from_table
+from medpeft_cli.data.proposals import (
+    MASK_PATTERN,
+    Draft,
+    Pictures,
+    from_arrays,
+    from_folders,
+    from_table,
+    from_text_files,
+)
 from medpeft_cli.data.tables import TABLES
 from medpeft_cli.errors import DataError, RecipeError
 from medpeft_cli.files import write_text
@@ -86,7 +94,7 @@ def draft_card(source: Path, name: str) -> tuple[str, list[str]]:
             except DataError as error:
                 lines.append(f"table that cannot be read: {error.message}")
     tables.sort(key=lambda pair: -pair[0])
-    folders = from_folders(found)
+    folders = from_text_files(found, source, paths) or from_folders(found)
     arrays = [path for path in paths if path.suffix == ".npz"]
     if tables and (tables[0][0] >= 0.9 * len(shown) or not folders):
         draft = tables[0][1]
@@ -100,7 +108,7 @@ def draft_card(source: Path, name: str) -> tuple[str, list[str]]:
         raise DataError(
             f"{source}: {lines[0]}, but no table names them and no two folders have "
             f"{FEWEST_GROUPS} of them each (or pictures of {FEWEST_GROUPS} patients), one for each split",
-            "put the pictures into a folder a class, or a CSV file with a column of names and one of labels beside them",
+            "put the pictures into a folder a class, a text file beside each, or a CSV file with their names and labels",
         )
     return _yaml(draft, name), lines + draft.found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_cli.data.card import SPLITS, Card
-from medpeft_cli.data.forms import ClassFolders, MimicCxr, Npz, Table
+from medpeft_cli.data.forms import ClassFolders, MimicCxr, Npz, Table, TextFiles
 from medpeft_cli.errors import DataError, RecipeError
 
 ACCESS = {
@@ -56,6 +56,9 @@ def expected_files(card: Card) -> dict[str, str]:
         return {layout.file: "arrays of pictures and labels"}
     if isinstance(layout, MimicCxr):
         return {"": "the files of card mimic_cxr"}
+    if isinstance(layout, TextFiles):
+        tops = layout.splits.values() or [""]
+        return {"/".join(filter(None, (layout.folder, top))) + "/": "x.png and x.txt, and so on" for top in tops}
     if isinstance(layout, ClassFolders):
         tops = [f"{folder}/" for folder in layout.splits.values()] or [""]
         front = "" if layout.folder == "." else f"{layout.folder}/"

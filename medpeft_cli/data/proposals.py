@@ -4,17 +4,20 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medpeft_cli.data import guess
 from medpeft_cli.data.card import SPLITS
 from medpeft_cli.data.forms import JOINER
 from medpeft_cli.data.layouts.table import PRESENT
-from medpeft_cli.data.tables import read_table, table_columns
+from medpeft_cli.data.tables import read_table, read_text, table_columns
 from medpeft_cli.errors import DataError
 from medpeft_cli.words import counted
 
+LOOKED_AT = 100  # text files
+WORD = re.compile(r"[^\W\d_]{2,}")
+REPORT = re.compile(r"\b(IMPRESSION|FINDINGS)\b\s*:")
 MASK_PATTERN = r"_(mask|seg|segmentation)(_\d+)?\.[A-Za-z]+$"
 
 
@@ -84,6 +87,28 @@ def from_folders(pictures: Pictures) -> Draft | None:
     return _with_groups(draft, layout, [guess.group_in(group, name) for name in names])
 
 
+def from_text_files(pictures: Pictures, source: Path, paths: Sequence[Path]) -> Draft | None:
+    """Return a draft where most pictures have a text file of their name beside them, in words."""
+    texts = {path.relative_to(source).with_suffix("").as_posix() for path in paths if path.suffix == ".txt"}
+    having = [file for file in pictures.files if str(PurePosixPath(file).with_suffix("")) in texts]
+    if len(having) < max(guess.FEWEST_GROUPS, 0.9 * len(pictures.files)):
+        return None
+    read = [read_text((source / file).with_suffix(".txt")) for file in having[:: len(having) // LOOKED_AT + 1]]
+    if sum(len(WORD.findall(text)) >= guess.FEWEST_WORDS for text in read) <= len(read) / 2:  # such as boxes
+        return None
+    layout: dict[str, Any] = {"kind": "text_files"}
+    if any(REPORT.search(text) for text in read):
+        layout["sections"] = ["impression", "findings"]
+    names = [Path(file).name for file in having]
+    if pattern := guess.group_pattern(names):
+        layout["group_pattern"] = pattern
+    elif pictures.dicom:
+        layout["group_tag"] = "PatientID"
+    found = [f"texts: {len(having):,} of {counted(len(pictures.files), 'picture')} have a text file of their name"]
+    draft = Draft({"modality": "medical pictures", "task": "text", "layout": layout}, found)
+    return _with_groups(draft, layout, [guess.group_in(pattern, name) for name in names])
+
+
 def _base(folders: Sequence[Sequence[str]]) -> tuple[list[str], set[str]]:
     """Return the deepest folder above all pictures, and the names of the folders in it."""
     base: list[str] = []
@@ -143,7 +168,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
     if text:
         layout["text"] = text
         found.append(f"texts: column {text}, {sum(map(bool, rest[text])):,} filled")
-        if any(re.search(r"\b(IMPRESSION|FINDINGS)\b\s*:", value) for value in rest[text]):
+        if any(REPORT.search(value) for value in rest[text]):
             layout["sections"] = ["impression", "findings"]
     if split:
         layout["split"] = split

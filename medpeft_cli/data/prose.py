@@ -200,6 +200,17 @@ layout:
 split: {group: patient}
 ```
 
+Or a text file beside each picture, `p17_1.png` and `p17_1.txt`:
+
+```yaml
+name: captions
+title: Pictures with captions
+modality: chest X-ray
+task: text
+layout: {kind: text_files, group_pattern: '^(p\\d+)_'}   # `sections`, `marks` and `splits` as above
+split: {group: patient}
+```
+
 ### DICOM files
 
 ```yaml

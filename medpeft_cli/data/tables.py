@@ -68,7 +68,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     if path.name.lower().endswith(".parquet"):
         yield from _parquet(path)
         return
-    text = io.StringIO(_decode(path), newline="")
+    text = io.StringIO(read_text(path), newline="")
     header_line = text.readline()
     delimiter = max(DELIMITERS, key=header_line.count)
     text.seek(0)
@@ -118,8 +118,12 @@ def _nested(kind: str) -> bool:
     return kind.startswith(("struct", "list", "large_list", "map", "binary", "large_binary", "fixed_size"))
 
 
-def _decode(path: Path) -> str:
-    """Return the text: by its BOM, else as UTF-8, else as Windows-1252."""
+def read_text(path: Path) -> str:
+    """Return the text of a file, maybe .gz: by its BOM, else as UTF-8, else as Windows-1252.
+
+    Raises:
+        DataError: if it is missing, damaged, or no text; with the line.
+    """
     try:
         raw = path.read_bytes()
         if raw.startswith(b"\x1f\x8b"):
@@ -134,7 +138,7 @@ def _decode(path: Path) -> str:
         encodings = ["utf-16"]
     elif b"\0" in raw[:4096]:
         line = raw[: raw.index(b"\0")].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not a text table, it holds zero bytes", "save it as CSV in UTF-8")
+        raise DataError(f"{path}:{line}: no text, it holds zero bytes", "save it as text in UTF-8")
     else:
         encodings = ["utf-8-sig", "cp1252"]
     for encoding in encodings:
@@ -143,7 +147,7 @@ def _decode(path: Path) -> str:
         except UnicodeDecodeError as error:
             place = error.start
     line = raw[:place].count(b"\n") + 1
-    raise DataError(f"{path}:{line}: text is neither UTF-8 nor Windows-1252 nor UTF-16", "save it as CSV in UTF-8")
+    raise DataError(f"{path}:{line}: text is neither UTF-8 nor Windows-1252 nor UTF-16", "save it as text in UTF-8")
 
 
 def _missing(path: Path) -> DataError:

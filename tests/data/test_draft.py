@@ -130,6 +130,24 @@ def test_pictures_and_reports(drafted, tmp_path, write_picture):
     assert prepare(card, tmp_path / "source", tmp_path / "root").texts
 
 
+def test_pictures_with_text_files(drafted, tmp_path, write_picture):
+    for number in range(12):
+        write_picture(tmp_path / f"source/p1{number // 3}/x{number}.png", number)
+        text = f"FINDINGS: clear lungs. IMPRESSION: normal chest number {number}"
+        (tmp_path / f"source/p1{number // 3}/x{number}.txt").write_text(text)
+    card, listing, found = drafted()
+    assert card.task == "text" and card.layout.kind == "text_files" and len(listing.samples) == 12
+    assert listing.samples[0].text == "normal chest number 0"
+    assert "texts: 12 of 12 pictures have a text file of their name" in found
+
+
+def test_boxes_beside_pictures_are_no_texts(drafted, tmp_path, write_picture):
+    for number in range(12):
+        write_picture(tmp_path / f"source/{'ab'[number % 2]}/x{number}.png", number)
+        (tmp_path / f"source/{'ab'[number % 2]}/x{number}.txt").write_text(f"0 0.{number} 0.5 0.1 0.2\n")
+    assert drafted()[0].layout.kind == "class_folders"
+
+
 def test_dicom_folders(drafted, tmp_path):
     for number in range(12):
         write_dicom(tmp_path / f"source/{'ab'[number % 2]}/IM{number:04}", noise(number), PatientID=f"P{number // 2}")

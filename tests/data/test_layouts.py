@@ -391,6 +391,54 @@ def test_a_link_to_a_folder_is_refused(class_folders, tmp_path, make_card):
         list_source(make_card({"kind": "class_folders"}), class_folders)
 
 
+# ---- pictures with text files ----
+
+
+def test_text_files_beside_pictures(tmp_path, write_picture, make_card):
+    texts = {
+        "Train/p1_a": "FINDINGS: f. IMPRESSION: clear.",
+        "Train/p1_b": "HISTORY: none",
+        "Test/p2_a": "\ufeffIMPRESSION: é",
+    }
+    for seed, (name, text) in enumerate(texts.items()):
+        write_picture(tmp_path / f"{name}.png", seed)
+        (tmp_path / f"{name}.txt").write_text(text, encoding="cp1252" if "\ufeff" not in text else "utf-8")
+    write_picture(tmp_path / "Train/alone.png", 7)
+    (tmp_path / "Train/README.txt").write_text("no picture")
+    (tmp_path / "Train/boxes.json").write_text("{}")
+    layout = {"kind": "text_files", "splits": {"train": "Train", "test": "Test"}, "group_pattern": r"^(p\d)_",
+              "sections": ("impression",)}  # fmt: skip
+    listing = list_source(make_card(layout, task="text", classes=()), tmp_path)
+    assert [(s.id, s.text, s.group, s.split) for s in listing.samples] == [
+        ("Test/p2_a.png", "é", "p2", "test"), ("Train/p1_a.png", "clear.", "p1", "train"),
+    ]  # fmt: skip
+    assert sorted(listing.left_out) == [
+        ("Train/README.txt", "no picture of its name"),
+        ("Train/alone.png", "no text file beside it"),
+        ("Train/boxes.json", "not a picture file"),
+        ("Train/p1_b.png", "no impression in its text"),
+    ]
+    assert listing.texts["sections"] == {"impression": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a\nb\0", "x.txt:2: no text"), (b"\x81", "x.txt:1: text is neither UTF-8 nor")]
+)
+def test_a_text_file_that_is_none_is_named(tmp_path, write_picture, make_card, content, message):
+    write_picture(tmp_path / "x.png")
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list_source(make_card({"kind": "text_files"}, task="text", classes=()), tmp_path)
+
+
+def test_a_text_file_that_is_a_link_out_of_the_source_is_refused(tmp_path, write_picture, make_card):
+    write_picture(tmp_path / "source/x.png")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "source/x.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="x.txt: a link to"):
+        list_source(make_card({"kind": "text_files"}, task="text", classes=()), tmp_path / "source")
+
+
 # ---- .npz ----
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture
-from medpeft_cli.data.forms import Files
+from medpeft_cli.data.forms import Files, Folders
 from medpeft_cli.data.layouts.sample import Sample
 from medpeft_cli.errors import DataError
 
@@ -70,6 +70,20 @@ def inside(name: str, place: str) -> str:
     if windows.drive or windows.root or ".." in windows.parts:
         raise DataError(f"{place}: {name!r} leads out of the source folder", "paths must lie below --source")
     return windows.as_posix()
+
+
+def split_folders(source: Path, layout: Folders) -> tuple[Path, dict[Path, str | None]]:
+    """Return the folder of the layout, and each folder in it to look through → its split; None where there are none.
+
+    Raises:
+        DataError: if a split folder is missing.
+    """
+    base = source / layout.folder if (source / layout.folder).is_dir() else source
+    tops: dict[Path, str | None] = {base / folder: split for split, folder in layout.splits.items()}
+    for top, split in tops.items():
+        if not top.is_dir():
+            raise DataError(f"{top}: no such folder, wanted the {split} split", "see layout.splits of the card")
+    return base, tops or {base: None}
 
 
 def group_of(path: Path, layout: Files, default: str) -> str:
