@@ -64,7 +64,9 @@ class Files(Strict):
 class Folders(Files):
     """What layouts that go by folders share."""
 
-    folder: Inside = Field(".", description="folder below which the pictures lie; where it is absent, the source itself")
+    folder: Inside = Field(
+        ".", description="folder below which the pictures lie; where it is absent, the source itself"
+    )
     splits: dict[SplitName, Inside] = Field(
         {}, description="split → its folder; a missing val or test is split off train"
     )

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 20, 3
 PIXELS = 128  # longer side of a small picture
 SAMPLED = 20_000  # pictures whose grey values are counted
 BINS = 32
-MARK = re.compile(r"_{2,}")  # what stands for a name that was taken out
 
 
 def write_page(
@@ -161,7 +159,6 @@ def _texts(texts: Sequence[str] | None) -> dict[str, Any] | None:
     return {
         "empty": int((words == 0).sum()),
         "distinct": len(seen),
-        "marked": sum(bool(MARK.search(text)) for text in texts),
         "median": float(np.median(words)) if len(words) else 0,
         "longest": int(words.max(initial=0)),
         "chart": _histogram(words, "words a text"),
