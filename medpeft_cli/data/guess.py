@@ -96,6 +96,11 @@ def are_splits(cells: Sequence[str]) -> bool:
     return {"train"} < {SPLIT_WORDS.get(cell.lower(), "") for cell in cells if cell} <= set(SPLITS)
 
 
+def split_in(name: str) -> str | None:
+    """Return the split that the name of a file tells, such as my-test.csv."""
+    return next((SPLIT_WORDS[word] for word in re.split(r"[\W_]+", name.lower()) if word in SPLIT_WORDS), None)
+
+
 def group_pattern(names: Sequence[str]) -> str | None:
     """Return a pattern by which several files share a group, or None where names tell nothing."""
     different = set(names)

@@ -122,27 +122,37 @@ def _base(folders: Sequence[Sequence[str]]) -> tuple[list[str], set[str]]:
 # ---- tables ----
 
 
-def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft] | None:
-    """Return how many pictures a table names, and the draft by it; None where it names few or no labels."""
-    header = table_columns(source / file)
+def from_table(source: Path, files: Mapping[str | None, str], pictures: Pictures) -> tuple[int, Draft] | None:
+    """Return how many pictures a table names, and the draft by it; None where it names few or no labels.
+
+    Args:
+        source: the folder.
+        files: {None: table}, or split → its table, all with one header.
+        pictures: what there is.
+    """
+    header = table_columns(source / next(iter(files.values())))
     columns = [name for name in header if name and header.count(name) == 1]
-    rows = read_table(source / file, columns)
+    rows = [row for file in files.values() for row in read_table(source / file, columns)]
     values = {column: [row[column] for row in rows] for column in columns}
     image, folders, extensions, named = guess.image_column(source, values, pictures.files)
     if image is None:
         return None
     rest = {name: column for name, column in values.items() if name != image}
-    layout: dict[str, Any] = {"kind": "csv", "file": file, "image": image}
+    tables = (
+        {"file": files[None]} if None in files else {"files": {name: files[name] for name in SPLITS if name in files}}
+    )
+    layout: dict[str, Any] = {"kind": "csv", **tables, "image": image}
     layout |= {"folders": folders} if folders else {}
     layout |= {"extensions": extensions} if extensions else {}
     group = next(
         (name for name in rest if guess.GROUP_COLUMN.fullmatch(name) and 1 < len(set(rest[name])) < len(rows)), None
     )
-    split = next((name for name in rest if guess.SPLIT_COLUMN.fullmatch(name) and guess.are_splits(rest[name])), None)
+    telling = [] if "files" in layout else [name for name in rest if guess.SPLIT_COLUMN.fullmatch(name)]
+    split = next((name for name in telling if guess.are_splits(rest[name])), None)
     text = guess.text_column(rest)
     pattern = None if group else guess.group_pattern([Path(name).name for name in named])
     found = [
-        f"table {file}: {counted(len(rows), 'row')}; columns {', '.join(columns)}",
+        f"{'table' if 'file' in layout else 'tables'} {', '.join(files.values())}: {counted(len(rows), 'row')}; columns {', '.join(columns)}",
         f"pictures: column {image}, {len(named):,} found",
     ]
     names = values[image]

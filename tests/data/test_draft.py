@@ -87,6 +87,26 @@ def test_a_table_with_group_split_text_and_a_placeholder(drafted, tmp_path, writ
     assert prepare(card, tmp_path / "source", tmp_path / "root").counts("test") == {"No": 1, "Yes": 1}
 
 
+def test_a_table_a_split(drafted, tmp_path, write_picture):
+    for split, part in (("train", range(12)), ("Validation", range(12, 18)), ("my-test", range(18, 24))):
+        rows = [f"im{n}.png,{'ab'[n % 2]}" for n in part]
+        for n in part:
+            write_picture(tmp_path / f"source/im{n}.png", n)
+        (tmp_path / f"source/{split}.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    (tmp_path / "source/notes.csv").write_text("file,label\nim1.png,a\nim2.png,b\nim3.png,a\n")
+    card, listing, found = drafted()
+    assert card.layout.files == {"train": "train.csv", "val": "Validation.csv", "test": "my-test.csv"}
+    assert Counter(sample.split for sample in listing.samples) == {"train": 12, "val": 6, "test": 6}
+    assert "tables Validation.csv, my-test.csv, train.csv: 24 rows; columns file, label" in found
+
+
+def test_what_is_left_aside_is_said_with_its_part_of_the_pictures(drafted, tmp_path, write_picture):
+    table(tmp_path, write_picture, "file,label", lambda n: f"im{n}.png,{'ab'[n % 2]}")
+    (tmp_path / "source/some.csv").write_text("file,kind\n" + "".join(f"im{n}.png,{'xy'[n % 2]}\n" for n in range(8)))
+    card, _, found = drafted()
+    assert card.layout.file == "labels.csv" and "table left aside, it names 8 of 12 pictures: some.csv" in found
+
+
 def test_a_column_a_class(drafted, tmp_path, write_picture):
     table(tmp_path, write_picture, "id,edema,effusion,mass", lambda n: f"im{n}.png,{n % 2},{int(n % 3 == 0)},{-(n % 2)}".replace(
         "-1", "-1.0").replace(",0\n", ",1\n") if n else "im0.png,1,1,1")  # fmt: skip
@@ -236,6 +256,13 @@ def test_a_table_that_cannot_be_read_is_said(drafted, class_folders):
     _, listing, found = drafted()
     assert len(listing.samples) == 20
     assert any(line.startswith("table that cannot be read: ") and "broken.csv:2" in line for line in found)
+
+
+def test_a_broken_table_and_nothing_else_is_said(drafted, tmp_path, write_picture):
+    write_picture(tmp_path / "source/x.png")
+    (tmp_path / "source/broken.csv").write_text('file,label\n"x,a\n')
+    with pytest.raises(DataError, match="table that cannot be read: .*broken.csv:2"):
+        drafted()
 
 
 @pytest.mark.parametrize("loose", [0, 3])
