@@ -168,7 +168,7 @@ def prepare(
     if list_files:
         from medpeft_cli.data.guide import file_list
 
-        files = list(file_list(loaded, source, views, splits, fraction))
+        files = file_list(loaded, source, views, splits, fraction)
         console.result(files, "\n".join(files))
         return
     if source is None:

@@ -23,7 +23,7 @@ from medpeft_cli.data.proposals import (
 )
 from medpeft_cli.data.tables import TABLES, table_columns
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.files import write_text
+from medpeft_cli.files import readable, write_text
 from medpeft_cli.recipe.source import dump_values
 from medpeft_cli.words import counted
 
@@ -48,7 +48,8 @@ def write_draft(source: Path, card: str | None) -> tuple[str, list[str]]:
         raise RecipeError(f"{path}: {wrong}", "name a new file: medpeft prepare mine.yaml --init-card DIR")
     stem = path.stem if path else source.resolve().name
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "mine"
-    text, found = draft_card(source, name)
+    with readable(source):
+        text, found = draft_card(source, name)
     for line in found:
         console.say(line)
     if path:

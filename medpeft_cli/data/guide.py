@@ -9,6 +9,7 @@ from typing import Any
 from medpeft_cli.data.card import SPLITS, Card
 from medpeft_cli.data.forms import ClassFolders, MimicCxr, Npz, Table, TextFiles
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import readable
 
 ACCESS = {
     "open": "free to download",
@@ -70,8 +71,8 @@ def expected_files(card: Card) -> dict[str, str]:
     return tables | {f"{folder}/": "the pictures" for folder in layout.folders or (".",)}
 
 
-def file_list(card: Card, source: Path | None, views: str | None, splits: str | None, fraction: float) -> Iterator[str]:
-    """Yield `needed_files` of lists as they are typed, such as "PA,AP".
+def file_list(card: Card, source: Path | None, views: str | None, splits: str | None, fraction: float) -> list[str]:
+    """Return `needed_files` of lists as they are typed, such as "PA,AP".
 
     Raises:
         DataError: if a table is missing or damaged, or no picture is as asked for.
@@ -88,13 +89,13 @@ def file_list(card: Card, source: Path | None, views: str | None, splits: str | 
     if not 0 < fraction <= 1:
         raise RecipeError(f"--fraction: got {fraction:g}, wanted a number above 0, 1 at most")
     shown = [view.strip() for view in (views or "").split(",") if view.strip()]
-    files = needed_files(card, source, shown, wanted, fraction)
-    if (first := next(files, None)) is None:
+    with readable(source):
+        files = list(needed_files(card, source, shown, wanted, fraction))
+    if not files:
         chosen = {"views": shown, "splits": wanted}
         choice = ", ".join(f"{what} {' and '.join(names)}" for what, names in chosen.items() if names)
         raise DataError(f"--list-files: no picture of {card.title} is needed" + (f" with {choice}" if choice else ""))
-    yield first
-    yield from files
+    return files
 
 
 def needed_files(

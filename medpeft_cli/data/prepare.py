@@ -22,6 +22,7 @@ from medpeft_cli.data.store import only_one, own_folder, publish
 from medpeft_cli.data.text import token_facts, token_note
 from medpeft_cli.data.workers import pack
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import readable
 from medpeft_cli.runs.environment import cores
 
 Stamp = Callable[[Sample], str]
@@ -68,18 +69,14 @@ def prepare(
         RunError: if the dataset cannot be written.
     """
     source, root = Path(source), Path(root)
-    if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
+    if root.resolve().is_relative_to(source.resolve()):
         raise DataError(
             f"{root}: lies inside the source {source}", "choose another --root; the source is never written to"
         )
-    try:
+    with readable(source):
         listing = list_source(card, source)
         stamp = _Stamps(source)
         fingerprint = _fingerprint(listing.samples, stamp, listing.left_out)
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or source}: cannot be read, {(error.strerror or str(error)).lower()}"
-        ) from None
     found = {name for sample in listing.samples for name in names_of(sample.label, card.task)}
     missing = [name for name in card.classes if name not in found]
     if missing and card.task != "text":  # there classes are a remark beside the text
