@@ -168,7 +168,7 @@ def prepare(
     if list_files:
         from medpeft_cli.data.guide import file_list
 
-        files = list(file_list(loaded, source, views, splits, fraction))
+        files = file_list(loaded, source, views, splits, fraction)
         console.result(files, "\n".join(files))
         return
     if source is None:
@@ -176,7 +176,7 @@ def prepare(
 
         console.result(facts(loaded), guide(loaded, card))
         return
-    from medpeft_cli.data.checks import leak_choice
+    from medpeft_cli.data.leaks import leak_choice
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
     root = root or Path("data") / Path(card).stem
