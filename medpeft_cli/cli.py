@@ -276,7 +276,7 @@ def generate(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=1000),
+        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=500),
     ] = None,
     guidance: Annotated[
         float | None,

@@ -23,7 +23,7 @@ from medpeft_cli.engine.assembly import (
 from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.compare import compare
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
-from medpeft_cli.engine.generate import FOLDER, make, wanted_by
+from medpeft_cli.engine.generate import FOLDER, folder_of, make, wanted_by
 from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
 from medpeft_cli.engine.run import recorded_run, train
@@ -105,14 +105,15 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
     clip = load_clip(score.clip, device) if score.clip else None
     # --- pictures
     wanted = wanted_by(record, manifest)
-    make(record, wanted, record.run_dir / FOLDER, recipe.sample.batch_size, weights=weights)
+    folder = folder_of(record, wanted, is_usual=True)
+    make(record, wanted, folder, recipe.sample.batch_size, weights=weights)
     made = time.monotonic()
     # --- scores
     real = np.array([index for index, _ in wanted.prompts.texts])
     seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
     test = compare(
         stored_pictures(manifest, real),
-        folder_pictures([record.run_dir / FOLDER]),
+        folder_pictures([folder]),
         encoder=encoder,
         clip=clip,
         train=stored_pictures(manifest, seen) if score.nearest else None,
@@ -120,7 +121,7 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
         confidence=score.confidence,
         cache=cache_folder(manifest.root) / "features",
     )
-    test["generation"] = wanted.protocol(record)
+    test |= {"folder": folder.name, "generation": wanted.protocol(record)}
     timing = {"generate_seconds": round(made - started, 3), "eval_seconds": round(time.monotonic() - made, 3)}
     record.save(
         status="finished",

@@ -83,6 +83,31 @@ def test_evaluate_again_gives_the_same_numbers_from_the_same_pictures(finished):
     assert "nearest_train" not in other["overall"]
 
 
+def test_a_finished_run_whose_sample_fields_change_is_generated_and_scored_again(finetune, captioned):
+    from medpeft_cli.engine.generate import generate
+    from medpeft_cli.runs.skip import finished_run
+
+    def loaded(*overrides):
+        return load_recipe(captioned / "again.yaml", [f"evaluate.encoder_weights={captioned}/encoder.safetensors", *overrides])
+
+    options = ("train.steps=2", "evaluate.encoder=timm:test_resnet")
+    before = finetune("again", *options, evaluate=True)
+    first, scores = contents(before / "images"), record_of(before)["metrics"]["test"]
+    assert finished_run(loaded(*options, "sample.batch_size=3"), captioned / "results", evaluate=True) == before
+    changed = (*options, "sample.guidance=7", "sample.count=1")
+    assert finished_run(loaded(*changed), captioned / "results", evaluate=True) is None
+    assert finetune("again", *changed, evaluate=True) == before
+    test = record_of(before)["metrics"]["test"]
+    assert (test["n"], test["generation"]["guidance"]) == (6, 7.0)
+    assert finished_run(loaded(*changed), captioned / "results", evaluate=True) == before
+    folder = before / test["folder"]
+    assert folder == generate(before) != before / "images"
+    assert contents(before / "images") == first and len(contents(folder)) == 9
+    finetune("again", *options, evaluate=True)
+    assert record_of(before)["metrics"]["test"] == scores
+    assert generate(before) == before / "images"
+
+
 def test_it_is_listed_by_report_and_evaluate(finished, captioned):
     done = run("report", captioned / "results", "--csv", cwd=captioned)
     assert done.returncode == 0, done.stderr
