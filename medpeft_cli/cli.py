@@ -237,7 +237,7 @@ def finetune(
         if dry_run:
             from medpeft_cli.engine.tasks import dry_run as build_and_check
 
-            console.result(build_and_check(loaded.recipe))
+            console.result(build_and_check(loaded.recipe, evaluate=evaluate))
             return
         from medpeft_cli.runs.record import Record
         from medpeft_cli.runs.start import start_run
@@ -468,6 +468,7 @@ def _evaluate_folders(
         raise RecipeError(f"--confidence: got {confidence:g}, wanted a fraction between 0 and 1")
     from medpeft_cli.engine.assembly import pick_device
     from medpeft_cli.engine.compare import compare
+    from medpeft_cli.engine.failures import enough_memory
     from medpeft_cli.metrics.alignment import load_clip
     from medpeft_cli.metrics.encoders import load_encoder
     from medpeft_cli.metrics.features import default_cache
@@ -475,16 +476,17 @@ def _evaluate_folders(
     from medpeft_cli.report.run_table import print_scores
 
     device = pick_device("auto")
-    scores = compare(
-        folder_pictures([real]),
-        folder_pictures(generated, prompts),
-        encoder=load_encoder(encoder, device, encoder_weights),
-        clip=load_clip(clip, device) if clip else None,
-        train=folder_pictures([train]) if train else None,
-        bootstrap=bootstrap,
-        confidence=confidence,
-        cache=default_cache(),
-    )
+    with enough_memory(f"the scoring networks on {device}", "free the device, or CUDA_VISIBLE_DEVICES= for the CPU"):
+        scores = compare(
+            folder_pictures([real]),
+            folder_pictures(generated, prompts),
+            encoder=load_encoder(encoder, device, encoder_weights),
+            clip=load_clip(clip, device) if clip else None,
+            train=folder_pictures([train]) if train else None,
+            bootstrap=bootstrap,
+            confidence=confidence,
+            cache=default_cache(),
+        )
     if console.json:
         console.result(scores)
     else:

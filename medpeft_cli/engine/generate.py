@@ -13,7 +13,7 @@ from medpeft_cli.data.tables import TABLES, read_table, table_columns
 from medpeft_cli.engine.album import PROTOCOL, Album, Job, made_otherwise
 from medpeft_cli.engine.assembly import open_dataset, pick_device
 from medpeft_cli.engine.denoise import evenly
-from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.failures import enough_memory, explained
 from medpeft_cli.engine.latents import quiet
 from medpeft_cli.engine.loop import DTYPES
 from medpeft_cli.engine.restore import restore_adapter
@@ -130,6 +130,10 @@ def read_prompt_list(file: Path) -> PromptList:
             )
         column = min(found, key=PROMPT_COLUMNS.index)
         texts = [row[column] for row in read_table(file, [column])]
+    elif file.suffix.lower() not in ("", ".txt"):
+        raise DataError(
+            f"{file}: got {file.suffix}, wanted a .txt file or a table", f"one prompt a line, or {', '.join(TABLES)}"
+        )
     else:
         try:
             texts = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
@@ -250,7 +254,11 @@ def make(
             )
         # every batch is as large as the others, so that the pictures of a shard or of a second start are the same bits
         size = min(batch_size, len(everything))
-        with console.progress(len(jobs), folder.name, "images") as advance:
+        less = "halve sample.batch_size, or --batch of `medpeft generate`; the pictures stay the same"
+        with (
+            console.progress(len(jobs), folder.name, "images") as advance,
+            enough_memory(f"{size} images at once", less),
+        ):
             advance(len(jobs) - len(missing), resumed=True)
             for start in range(0, len(missing), size):
                 batch = missing[start : start + size]

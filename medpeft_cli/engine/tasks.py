@@ -8,7 +8,7 @@ from medpeft_cli.engine.run import trained_run
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.problems import check
-from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.recipe.schema import GenerateRecipe, Recipe
 from medpeft_cli.recipe.source import Document, Place
 from medpeft_cli.runs.record import Record
 
@@ -26,8 +26,13 @@ def run_recipe(loaded: Loaded, results: Path, command: str, *, evaluate: bool = 
     return run_dir
 
 
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Build everything, check that every trained tensor is reached, train nothing; return what the record would say."""
+def dry_run(recipe: Recipe, *, evaluate: bool = True) -> dict[str, Any]:
+    """Build everything, check that every trained tensor is reached, train nothing; return what the record would say.
+
+    Args:
+        recipe: of any task.
+        evaluate: check what scoring the test split needs too.
+    """
     from medpeft_cli.engine.assembly import describe, facts
     from medpeft_cli.engine.failures import explained
     from medpeft_cli.methods.adapt import probe
@@ -35,6 +40,10 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     with explained(recipe):
         assembly = import_module(LINES[recipe.task][0]).assemble(recipe)
         describe(assembly)
+        if isinstance(recipe, GenerateRecipe) and evaluate:
+            from medpeft_cli.engine.text_to_image import refuse_unscorable
+
+            refuse_unscorable(recipe, assembly.manifest)
         probe(assembly.adapted, PROBE_LATENTS if assembly.adapted.family == "unet" else assembly.input.size)
         return facts(assembly)
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from medpeft_cli.data.images import InputSpec
+from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.album import contact_sheet
 from medpeft_cli.engine.assembly import (
     Assembly,
@@ -23,14 +25,16 @@ from medpeft_cli.engine.assembly import (
 from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.compare import compare
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
-from medpeft_cli.engine.generate import FOLDER, folder_of, make, wanted_by
+from medpeft_cli.engine.generate import FOLDER, folder_of, make, prompts_of_test_split, wanted_by
 from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
 from medpeft_cli.engine.run import recorded_run, train
 from medpeft_cli.engine.sample import Sampler, Settings, image_seed
+from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
-from medpeft_cli.metrics.alignment import load_clip
-from medpeft_cli.metrics.encoders import load_encoder
+from medpeft_cli.metrics.alignment import ClipModel, load_clip
+from medpeft_cli.metrics.encoders import Encoder, load_encoder
+from medpeft_cli.metrics.generation import FEWEST
 from medpeft_cli.metrics.pictures import folder_pictures, stored_pictures
 from medpeft_cli.models.diffusion import load_diffusion
 from medpeft_cli.recipe.load import Loaded
@@ -54,6 +58,8 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
             assembly = assemble(loaded.recipe)
             diffusion = assembly.pretrained
             refuse_changed_inputs(record, assembly.manifest.sha256, diffusion.weights_sha256)
+            if evaluate:
+                refuse_unscorable(loaded.recipe, assembly.manifest)
             describe(assembly)
             record.save(**facts(assembly))
             info = pipeline_info(loaded.recipe, diffusion, assembly.input.size, record.data["id"])
@@ -101,8 +107,7 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
     refuse_changed_inputs(record, manifest.sha256)
     device = pick_device(recipe.device)
     score = recipe.evaluate
-    encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
-    clip = load_clip(score.clip, device) if score.clip else None
+    encoder, clip = _judges(recipe, device)
     # --- pictures
     wanted = wanted_by(record, manifest)
     folder = folder_of(record, wanted, is_usual=True)
@@ -129,6 +134,28 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
         timing=record.data["timing"] | timing,
         metrics=record.data["metrics"] | {"test": test},
     )
+
+
+def refuse_unscorable(recipe: GenerateRecipe, manifest: Manifest) -> None:
+    """Raise before training what scoring would raise after it.
+
+    Raises:
+        DataError: if there would be too few pictures, or encoder or CLIP model are not here.
+        RecipeError: if one of them is unknown.
+    """
+    chosen, test = len(prompts_of_test_split(recipe, manifest).texts), len(manifest.indices("test"))
+    if chosen < FEWEST:
+        raise DataError(
+            f"sample.prompts: {chosen} of the {test} test pictures, the metrics need {FEWEST} at least",
+            "hundreds make a usable estimate; --no-evaluate trains without scoring",
+        )
+    _judges(recipe, torch.device("cpu"))
+
+
+def _judges(recipe: GenerateRecipe, device: torch.device) -> tuple[Encoder, ClipModel | None]:
+    score = recipe.evaluate
+    encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
+    return encoder, load_clip(score.clip, device) if score.clip else None
 
 
 class SamplePictures:

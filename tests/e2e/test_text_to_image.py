@@ -88,7 +88,9 @@ def test_a_finished_run_whose_sample_fields_change_is_generated_and_scored_again
     from medpeft_cli.runs.skip import finished_run
 
     def loaded(*overrides):
-        return load_recipe(captioned / "again.yaml", [f"evaluate.encoder_weights={captioned}/encoder.safetensors", *overrides])
+        return load_recipe(
+            captioned / "again.yaml", [f"evaluate.encoder_weights={captioned}/encoder.safetensors", *overrides]
+        )
 
     options = ("train.steps=2", "evaluate.encoder=timm:test_resnet")
     before = finetune("again", *options, evaluate=True)
@@ -213,6 +215,7 @@ def test_a_loss_that_is_not_finite_names_its_step(finetune):
         ("empty.txt", "\n\n", "no prompt in it"),
         ("empty.csv", "prompt,id\n,1\n", "no prompt in it"),
         ("latin.txt", None, "not UTF-8"),
+        ("prompts.json", '["a red square"]', "wanted a .txt file or a table"),
     ],
 )
 def test_a_prompts_file_without_prompts_is_refused(tmp_path, name, content, said):
@@ -241,6 +244,24 @@ def test_prompts_over_the_limit_are_told_and_counted(finished, captioned, capsys
     folder = generate(finished, prompts=read_prompt_list(captioned / "long.txt"))
     assert "1 of 2 prompts are longer than the text encoder reads" in capsys.readouterr().err
     assert json.loads((folder / "generation.json").read_text())["prompts_truncated"] == 1
+
+
+def test_what_would_fail_when_scoring_fails_before_training(finetune, captioned):
+    from medpeft_cli.engine.tasks import dry_run
+
+    unscorable = {
+        "its weights come as a pickle": ("evaluate.encoder=xrv-densenet121", "evaluate.encoder_weights=null"),
+        "unknown to open_clip": ("evaluate.clip=ViT-B-33",),
+        "sample.prompts: 3 of the 9 test pictures": ("sample.prompts=3",),
+    }
+    for number, (said, overrides) in enumerate(unscorable.items()):
+        with pytest.raises((DataError, RecipeError), match=said):
+            finetune("early", f"seed={number}", *overrides, evaluate=True)
+        recipe = load_recipe(captioned / "early.yaml", ["evaluate.encoder=demo", *overrides]).recipe
+        with pytest.raises((DataError, RecipeError), match=said):
+            dry_run(recipe)
+        assert dry_run(recipe, evaluate=False)["family"] == "unet"
+    assert not list((captioned / "results" / "early").glob("*/samples"))
 
 
 def test_wrong_arguments_are_told(finished, captioned):
