@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -352,6 +352,7 @@ def _part(shard: str) -> tuple[int, int]:
     epilog=_examples(
         "medpeft evaluate results/isic_ssf/*",
         "medpeft evaluate results/isic_ssf/RUN --json",
+        "medpeft evaluate RUN --generated $(medpeft generate RUN --base)   # the untuned pipeline",
         "medpeft evaluate --real data/test --generated out/shard1 --generated out/shard2 --encoder xrv-densenet121 \\\n"
         "      --encoder-weights xrv.pt --clip hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
     )
@@ -372,7 +373,11 @@ def evaluate(
     ] = None,
     generated: Annotated[
         list[Path] | None,
-        typer.Option("--generated", metavar="DIR", help="The generated pictures. Repeatable: shards count as one set."),
+        typer.Option(
+            "--generated",
+            metavar="DIR",
+            help="The generated pictures. Repeatable: shards count as one set. With RUN: other pictures than its own.",
+        ),
     ] = None,
     train: Annotated[
         Path | None,
@@ -404,24 +409,23 @@ def evaluate(
 
     Of a run the model is asked once; later calls compute the metrics again from predictions.csv. Of pictures: FID, KID,
     precision, recall, density, coverage, MS-SSIM, with --clip the CLIP score, with --train the distance to training pictures.
+    RUN --generated scores other pictures, such as the untuned pipeline's, as the run's own, and leaves its record as it is.
     """
-    folders = {"--real": real, "--generated": generated}
-    if any(folders.values()):
-        if runs or weights or not all(folders.values()):
-            missing = [name for name, value in folders.items() if not value]
-            raise RecipeError(
-                f"evaluate: {missing[0]} is missing"
-                if missing
-                else "evaluate: RUN and --weights do not go with --real",
-                "either RUN…, or --real DIR --generated DIR",
-            )
+    either = "RUN…, RUN --generated DIR, or --real DIR --generated DIR"
+    if real:
+        if not generated:
+            raise RecipeError("evaluate: --generated is missing", either)
+        if runs or weights:
+            raise RecipeError("evaluate: RUN and --weights do not go with --real", either)
         _evaluate_folders(
             real, generated, train, prompts, encoder or "inception", encoder_weights, clip,
             1000 if bootstrap is None else bootstrap, 0.95 if confidence is None else confidence,
         )  # fmt: skip
         return
     if not runs:
-        raise RecipeError("evaluate: nothing to score", "RUN…, or --real DIR --generated DIR")
+        raise RecipeError(f"evaluate: {'--real is missing' if generated else 'nothing to score'}", either)
+    if generated and (weights or len(runs) > 1):
+        raise RecipeError("evaluate: --generated goes with one RUN, and without --weights", either)
     if given := [name for name, value in {"--train": train, "--prompts": prompts}.items() if value]:
         raise RecipeError(f"evaluate: {given[0]} goes with --real and --generated only")
     from medpeft_cli.engine.tasks import evaluate_run
@@ -436,6 +440,11 @@ def evaluate(
     changes = {field: value for field, value in changes.items() if value is not None}
     if encoder or encoder_weights:  # another encoder's weights are not in the recipe
         changes["encoder_weights"] = None if encoder_weights is None else str(encoder_weights)
+    if generated:
+        from medpeft_cli.engine.tasks import evaluate_folders
+
+        _show_scores(evaluate_folders(runs[0], generated, **changes))
+        return
     records, problems = [], []
     for run in runs:
         try:
@@ -473,7 +482,6 @@ def _evaluate_folders(
     from medpeft_cli.metrics.encoders import load_encoder
     from medpeft_cli.metrics.features import default_cache
     from medpeft_cli.metrics.pictures import folder_pictures
-    from medpeft_cli.report.run_table import print_scores
 
     device = pick_device("auto")
     with enough_memory(f"the scoring networks on {device}", "free the device, or CUDA_VISIBLE_DEVICES= for the CPU"):
@@ -487,10 +495,16 @@ def _evaluate_folders(
             confidence=confidence,
             cache=default_cache(),
         )
+    _show_scores(scores)
+
+
+def _show_scores(scores: dict[str, Any]) -> None:
     if console.json:
         console.result(scores)
-    else:
-        print_scores(scores)
+        return
+    from medpeft_cli.report.run_table import print_scores
+
+    print_scores(scores)
 
 
 @app.command(

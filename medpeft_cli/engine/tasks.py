@@ -1,10 +1,12 @@
 """Which line a recipe takes."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medpeft_cli.engine.run import trained_run
+from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.run import refuse_untrained, trained_run
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.problems import check
@@ -34,7 +36,6 @@ def dry_run(recipe: Recipe, *, evaluate: bool = True) -> dict[str, Any]:
         evaluate: check what scoring the test split needs too.
     """
     from medpeft_cli.engine.assembly import describe, facts
-    from medpeft_cli.engine.failures import explained
     from medpeft_cli.methods.adapt import probe
 
     with explained(recipe):
@@ -61,12 +62,42 @@ def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> 
         DataError: if the run is not trained yet, or its data or weights are not those it was trained with.
     """
     with trained_run(run_dir) as record:
-        recipe = record.recipe
-        if strange := sorted(changes.keys() - type(recipe.evaluate).model_fields.keys()):
-            raise RecipeError(f"evaluate: {strange[0]} is not for runs of task {recipe.task}")
-        document = Document({}, places={(): Place("evaluate")})
-        if (scoring := check(type(recipe.evaluate), recipe.evaluate.model_dump() | changes, document)) is None:
-            raise RecipeError("\n".join(map(str, document.problems)))
-        recipe = recipe.model_copy(update={"evaluate": scoring})
+        recipe = _scored_otherwise(record.recipe, changes)
         import_module(LINES[recipe.task][0]).score_test(record, recipe, weights)
     return record
+
+
+def evaluate_folders(run_dir: Path, folders: Sequence[Path], **changes: Any) -> dict[str, Any]:
+    """Compare other pictures with the test pictures of a text-to-image run; its record stays as it is.
+
+    Args:
+        run_dir: a run that `finetune` has trained.
+        folders: of the pictures, such as those of the untuned pipeline; several (shards) count as one.
+        changes: fields of the recipe's `evaluate` to use instead.
+
+    Returns:
+        Scores and protocol, JSON-ready.
+
+    Raises:
+        RecipeError: as `evaluate_run`, or if the run is of another task.
+        DataError: if the run is not trained yet, its data has changed, or pictures cannot be read.
+    """
+    record = Record.read(run_dir)
+    if record.task != "generate":
+        raise RecipeError(f"evaluate: --generated is not for runs of task {record.task}")
+    refuse_untrained(record)
+    from medpeft_cli.engine.text_to_image import score_folders
+
+    recipe = _scored_otherwise(record.recipe, changes)
+    with explained(recipe):
+        return score_folders(record, recipe, folders)
+
+
+def _scored_otherwise(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """Return a recipe with other fields of `evaluate`, checked."""
+    if strange := sorted(changes.keys() - type(recipe.evaluate).model_fields.keys()):
+        raise RecipeError(f"evaluate: {strange[0]} is not for runs of task {recipe.task}")
+    document = Document({}, places={(): Place("evaluate")})
+    if (scoring := check(type(recipe.evaluate), recipe.evaluate.model_dump() | changes, document)) is None:
+        raise RecipeError("\n".join(map(str, document.problems)))
+    return recipe.model_copy(update={"evaluate": scoring})

@@ -2,8 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,26 +108,14 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
     _, manifest = open_dataset(recipe)
     refuse_changed_inputs(record, manifest.sha256)
     device = pick_device(recipe.device)
-    score = recipe.evaluate
-    encoder, clip = _judges(recipe, device)
+    judges = _judges(recipe, device)
     # --- pictures
     wanted = wanted_by(record, manifest)
     folder = folder_of(record, wanted, is_usual=True)
     make(record, wanted, folder, recipe.sample.batch_size, weights=weights)
     made = time.monotonic()
     # --- scores
-    real = np.array([index for index, _ in wanted.prompts.texts])
-    seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
-    test = compare(
-        stored_pictures(manifest, real),
-        folder_pictures([folder]),
-        encoder=encoder,
-        clip=clip,
-        train=stored_pictures(manifest, seen) if score.nearest else None,
-        bootstrap=score.bootstrap,
-        confidence=score.confidence,
-        cache=cache_folder(manifest.root) / "features",
-    )
+    test = _compare(recipe, manifest, [folder], judges)
     test |= {"folder": folder.name, "generation": wanted.protocol(record)}
     timing = {"generate_seconds": round(made - started, 3), "eval_seconds": round(time.monotonic() - made, 3)}
     record.save(
@@ -133,6 +123,44 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
         error=None,
         timing=record.data["timing"] | timing,
         metrics=record.data["metrics"] | {"test": test},
+    )
+
+
+def score_folders(record: Record, recipe: GenerateRecipe, folders: Sequence[Path]) -> dict[str, Any]:
+    """Compare other pictures with the test pictures that a run's own are compared with; the record stays as it is.
+
+    Args:
+        record: of the run.
+        recipe: the run's, with what is to be scored otherwise.
+        folders: of the pictures, such as those of the untuned pipeline; several (shards) count as one.
+
+    Returns:
+        Scores and protocol, as `compare` gives them.
+
+    Raises:
+        DataError: if the data is not what the run saw, pictures cannot be read, or encoder or CLIP model are not here.
+    """
+    _, manifest = open_dataset(recipe)
+    refuse_changed_inputs(record, manifest.sha256)
+    return _compare(recipe, manifest, folders, _judges(recipe, pick_device(recipe.device)))
+
+
+def _compare(
+    recipe: GenerateRecipe, manifest: Manifest, folders: Sequence[Path], judges: tuple[Encoder, ClipModel | None]
+) -> dict[str, Any]:
+    """Compare pictures with those of the test split whose texts the recipe takes as prompts."""
+    real = np.array([index for index, _ in prompts_of_test_split(recipe, manifest).texts])
+    seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
+    score, (encoder, clip) = recipe.evaluate, judges
+    return compare(
+        stored_pictures(manifest, real),
+        folder_pictures(folders),
+        encoder=encoder,
+        clip=clip,
+        train=stored_pictures(manifest, seen) if score.nearest else None,
+        bootstrap=score.bootstrap,
+        confidence=score.confidence,
+        cache=cache_folder(manifest.root) / "features",
     )
 
 

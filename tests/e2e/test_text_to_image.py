@@ -184,6 +184,23 @@ def test_other_settings_prompts_and_the_untuned_pipeline_have_folders_of_their_o
         generate(finished, out=usual, steps=5)
 
 
+def test_other_pictures_are_scored_as_the_runs_own_and_its_record_stays(finished, captioned):
+    from medpeft_cli.engine.generate import generate
+    from medpeft_cli.engine.tasks import evaluate_folders
+
+    before = (finished / "record.json").read_bytes()
+    own = record_of(finished)["metrics"]["test"]
+    again = evaluate_folders(finished, [finished / "images"])
+    assert again == {name: own[name] for name in again} and "fid" in again["overall"]
+    untuned = generate(finished, base=True)
+    done = run("evaluate", finished, "--generated", untuned, "--json", cwd=captioned)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert scores["protocol"]["sha256"]["real"] == own["protocol"]["sha256"]["real"]
+    assert scores["overall"]["fid"]["value"] != own["overall"]["fid"]["value"]
+    assert (finished / "record.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("pipeline", "method", "option"),
     [
