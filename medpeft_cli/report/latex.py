@@ -32,6 +32,7 @@ ESCAPES = {
     "±": r"$\pm$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "−": "$-$",
