@@ -1,4 +1,4 @@
-r"""LaTeX tables that compile as they are: booktabs is the only package. LaTeX of 2018 or later, for UTF-8 input."""
+r"""LaTeX tables that compile as they are: booktabs and graphicx are all they need. LaTeX of 2018 or later, for UTF-8 input."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -53,7 +53,9 @@ WIDE = 6  # columns of methods from which the spread becomes a subscript in smal
 
 def latex(report: Report) -> str:
     """Return one `table` environment for each sheet of the report; leftovers and commands to run are comments."""
-    parts = ["% tables by medpeft report; in the preamble: \\usepackage{booktabs}\n"]
+    parts = [
+        "% tables by medpeft report; in the preamble: \\usepackage{booktabs,graphicx}; numbers.tex beside it defines a macro for each number\n"
+    ]
     parts += [_environment(sheet) for sheet in report.sheets]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
     return "\n".join(parts)
@@ -97,10 +99,11 @@ def _environment(sheet: Sheet) -> str:
             *([r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"] if wide else [r"\small"]),
             f"\\caption{{{escape(' '.join([f'{title}.', *sheet.caption]))}}}",
             f"\\label{{tab:medpeft-{sheet.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",  # as wide as the page at most
             f"\\begin{{tabular}}{{l{'c' * len(sheet.heads)}}}",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             *([f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize {escape(notes)}}}"] if notes else []),
             r"\end{table}",
             *(f"% to run: {command}" for command in sheet.commands),

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from medpeft_cli.registry import lookup
@@ -11,6 +11,7 @@ from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
 from medpeft_cli.report.commands import to_run
 from medpeft_cli.report.latex import latex
+from medpeft_cli.report.macros import macros
 from medpeft_cli.report.paper import Number, misprints
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.sheet import Shown
@@ -23,7 +24,12 @@ def render(report: Report, form: str) -> str:
     Raises:
         RecipeError: if the form is unknown.
     """
-    return lookup("report form", FORMS, form)(report)
+    return next(iter(lookup("report form", FORMS, form).values()))(report)
+
+
+def files(report: Report, forms: Iterable[str]) -> dict[str, str]:
+    """Return the files of some forms: name → text."""
+    return {name: write(report) for form in forms for name, write in lookup("report form", FORMS, form).items()}
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -183,4 +189,9 @@ def _emphasis(value: str, mark: str) -> str:
     return {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(mark, value)
 
 
-FORMS: dict[str, Callable[[Report], str]] = {"latex": latex, "csv": _csv, "json": _json, "markdown": _markdown}
+FORMS: dict[str, dict[str, Callable[[Report], str]]] = {  # the first file of a form is what is printed
+    "latex": {"tables.tex": latex, "numbers.tex": macros},
+    "csv": {"tables.csv": _csv},
+    "json": {"tables.json": _json},
+    "markdown": {"tables.md": _markdown},
+}
