@@ -2,10 +2,11 @@ r"""LaTeX tables that compile as they are: booktabs and graphicx are all they ne
 
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.sheet import Sheet, Shown
+from medpeft_cli.report.sheet import Kind, Sheet, Shown
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -48,6 +49,7 @@ ACCENTS = {
     "\u030c": "v",
     "\u0327": "c",
 }
+PM, QUAD = r"\pm", r"\quad "
 WIDE = 6  # columns of methods from which the spread becomes a subscript in small print
 
 
@@ -85,11 +87,15 @@ def _environment(sheet: Sheet) -> str:
         if section.heading:
             lines.append(f"\\multicolumn{{{len(sheet.heads) + 1}}}{{l}}{{\\textit{{{escape(section.heading)}}}}} \\\\")
         for line in section.lines:
-            if line.kind == "parameters":  # too wide for one line
-                lines.append(_joined([escape(line.label), *(escape(shown.value) for shown in line.cells)]))
-                lines.append(_joined(["", *(escape(shown.small) for shown in line.cells)]))
-            else:
-                lines.append(_joined([escape(line.label), *(_value(shown, wide) for shown in line.cells)]))
+            label = f"{QUAD if line.kind == 'paper' else ''}{escape(line.label)}"
+            below = [_below(shown, line.kind, wide) for shown in line.cells]
+            cells = (
+                _value(replace(shown, small="") if small else shown, wide)
+                for shown, small in zip(line.cells, below, strict=True)
+            )
+            lines.append(_joined([label, *cells]))
+            if any(below):
+                lines.append(_joined(["", *below]))
     title = ": ".join(filter(None, (sheet.title, sheet.subtitle)))
     notes = " ".join(f"{note}." for note in sheet.notes)
     return "\n".join(
@@ -122,9 +128,15 @@ def _joined(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
+def _below(shown: Shown, kind: Kind, wide: bool) -> str:
+    """Return the small print that is too wide to stand beside its value."""
+    if kind == "parameters":
+        return escape(shown.small)
+    return f"$_{{{shown.small}}}$" if wide and shown.small.startswith("[") else ""
+
+
 def _value(shown: Shown, wide: bool) -> str:
-    subscript = shown.small.replace("±", r"\pm")
-    small = f"$_{{{subscript}}}$" if wide and subscript else escape(shown.small)
+    small = f"$_{{{shown.small.replace('±', PM)}}}$" if wide and shown.small else escape(shown.small)
     parts = (_marked(shown.value, shown.mark), small, escape(shown.seeds))
     return ("" if wide else " ").join(filter(None, parts))
 
