@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import MedpeftError, RecipeError
+from medpeft_cli.errors import MedpeftError, RecipeError, RunError
 from medpeft_cli.options import Demo, Results, Set, Weights
 from medpeft_cli.options import examples as _examples
 from medpeft_cli.sweep.commands import sweep_app
@@ -508,14 +508,22 @@ def _show_scores(scores: dict[str, Any]) -> None:
 
 
 @app.command(
-    epilog=_examples("medpeft report results/", "medpeft report results/ --metric auroc_ovr --latex > table.tex")
+    epilog=_examples(
+        "medpeft report results/",
+        "medpeft report results/ --latex > tables.tex",
+        "medpeft report results/ --against-paper",
+        "medpeft report results/ --baseline full",
+        "medpeft report results/ --rows dataset --columns method --where backbone=resnet50.a1_in1k --metric auroc_ovr",
+    )
 )
 def report(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="Folder of runs; every record.json below it is read.")
     ],
-    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="LaTeX tables (booktabs), and a macro for every number.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, a line per cell.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     metric: Annotated[
         str | None,
@@ -523,25 +531,73 @@ def report(
             "--metric", metavar="NAME", help="Test metric of the tables. Default: f1_macro; fid for text-to-image."
         ),
     ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--rows",
+            metavar="NAMES",
+            help="One table instead of the paper's: dataset, backbone, fraction, method, seed or a field of the "
+            "recipe (train.lr), separated by commas.",
+        ),
+    ] = "",
+    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same for its columns.")] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="NAME=VALUE", help="Only such runs; repeated for several names or values."),
+    ] = None,
+    against_paper: Annotated[
+        bool,
+        typer.Option(
+            "--against-paper",
+            help="Beside ours the number that the paper prints and the difference; ranks by the paper's rules for ties.",
+        ),
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="METHOD",
+            help="Test every method against this one: on each test split, from the saved predictions, and over datasets.",
+        ),
+    ] = None,
 ) -> None:
-    """Tables of all runs under a folder.
+    """Tables of all runs under a folder, in the layout of the paper's Tables 2 to 6 or as asked.
 
-    Mean ± sd over seeds, best and second best, trained parameters, and what is missing. Reads records only.
+    Mean ± sd over seeds, best and second best, ranks, trained parameters, and what is missing. Reads records only. A form
+    is printed, and written to RESULTS/report/; several forms are only written.
     """
-    from medpeft_cli.report import build_report, print_report, render
+    from medpeft_cli.files import write_text
+    from medpeft_cli.report import Question, build_report, files, print_report, render
 
-    forms = [
-        name
-        for name, chosen in [("latex", latex), ("csv", csv), ("markdown", markdown), ("json", console.json)]
-        if chosen
-    ]
-    if len(forms) > 1:
-        raise RecipeError(f"report: give one of --latex, --csv, --markdown, --json, got {', '.join(forms)}")
-    built = build_report(results, metric)
-    if forms:
-        print(render(built, forms[0]), end="")
-    else:
+    chosen = {"latex": latex, "csv": csv, "markdown": markdown, "json": console.json}
+    forms = [name for name, wanted in chosen.items() if wanted]
+    axes = [tuple(filter(None, (name.strip() for name in names.split(",")))) for names in (rows, columns)]
+    built = build_report(results, Question(metric, *axes, _where(where or []), against_paper, baseline))
+    if not forms:
         print_report(built)
+    elif len(forms) == 1:
+        print(render(built, forms[0]), end="")
+    for name, text in files(built, forms).items():
+        path = results / "report" / name
+        try:
+            write_text(path, text)
+        except RunError as error:
+            if len(forms) > 1:
+                raise
+            console.warn(error.message)  # what was asked for is printed: a folder of others may be read-only
+        else:
+            print(path) if len(forms) > 1 else console.say(f"also in {path}")
+
+
+def _where(pairs: list[str]) -> dict[str, list[str]]:
+    """Return `name=value` pairs by name."""
+    wanted: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--where: got {pair!r}, wanted NAME=VALUE", "--where dataset=isic --where method=ssf")
+        wanted.setdefault(name.strip(), []).append(value.strip())
+    return wanted
 
 
 @app.command(

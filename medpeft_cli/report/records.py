@@ -90,6 +90,7 @@ class Run(Part):
     parameters: Parameters | None = None
     metrics: Metrics | None = None
     error: str | dict[str, Any] | None = None
+    folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
 
     def setting(self, *keys: str) -> Any:
         """Return a value of the resolved recipe, `setting("data", "fraction")`; None if it is not there."""
@@ -119,6 +120,17 @@ class Run(Part):
         """Seed of the run; −1 if the recipe says none."""
         seed = self.setting("seed")
         return seed if isinstance(seed, int) else -1
+
+    @property
+    def share(self) -> float:
+        """Fraction of the training split, 0–1; 1 if the recipe says none."""
+        fraction = self.setting("data", "fraction")
+        return float(fraction) if isinstance(fraction, int | float) else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was trained on the whole training split."""
+        return self.share == 1 and self.setting("data", "k_shot") is None
 
     @property
     def test(self) -> Scores | None:
@@ -179,8 +191,12 @@ def read_records(results: Path) -> Collected:
     return Collected([run for _, run in sorted(runs.values(), key=lambda pair: pair[0])], sorted(problems))
 
 
-def parse_record(text: str) -> Run:
+def parse_record(text: str, folder: Path = Path()) -> Run:
     """Return the run that a record's text describes.
+
+    Args:
+        text: of record.json.
+        folder: the run directory it lies in.
 
     Raises:
         ValueError: with the reason, if the report cannot use it.
@@ -194,7 +210,7 @@ def parse_record(text: str) -> Run:
     if (version := data.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}, wanted {SCHEMA_VERSION}")
     try:
-        return Run.model_validate(data)
+        return Run.model_validate(data | {"folder": folder})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -203,7 +219,7 @@ def parse_record(text: str) -> Run:
 
 def _read(path: Path) -> Run | str:
     try:
-        return parse_record(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_text(encoding="utf-8"), path.parent)
     except UnicodeDecodeError:
         return "half written or damaged: not UTF-8"
     except OSError as error:
