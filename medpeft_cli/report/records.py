@@ -30,6 +30,7 @@ class Scores(Part):
 
     n: int
     protocol: dict[str, Any] = {}
+    generation: dict[str, Any] = {}
     overall: dict[str, Estimate]
     per_class: dict[str, dict[str, int | Estimate]] = {}
     confusion: list[list[int]] = []
@@ -138,6 +139,27 @@ class Run(Part):
         return self.metrics.test if self.metrics and self.status == "finished" else None
 
     @property
+    def judged(self) -> str:
+        """How generated pictures were made and compared, in words; numbers of two ways do not compare. "" for other runs."""
+        if not self.test or not self.test.generation:
+            return ""
+        made, protocol = self.test.generation, self.test.protocol
+        networks = [
+            f"{title} {network.get('name')} ({str(network.get('sha256'))[:8]})"
+            for title, network in (("features of", protocol.get("encoder")), ("CLIP model", protocol.get("clip")))
+            if isinstance(network, dict)
+        ]
+        sets = protocol.get("images") if isinstance(protocol.get("images"), dict) else {}
+        return ", ".join([
+            *networks,
+            f"{sets.get('generated')} generated and {sets.get('real')} real images",
+            f"{made.get('size_pixels')} px",
+            f"guidance {_plain(made.get('guidance'))}",
+            f"{made.get('steps')} steps",
+            f"scheduler {made.get('scheduler')}",
+        ])  # fmt: skip
+
+    @property
     def reason(self) -> str:
         """Why the run has no result, in one line."""
         if self.status in ("trained", "finished"):
@@ -147,6 +169,10 @@ class Run(Part):
         text = self.error.get("message", self.error) if isinstance(self.error, dict) else self.error
         lines = str(text).strip().splitlines() if text else []
         return f"{self.status}: {lines[0]}" if lines else self.status
+
+
+def _plain(number: Any) -> str:
+    return f"{number:g}" if isinstance(number, int | float) else str(number)
 
 
 class Problem(NamedTuple):

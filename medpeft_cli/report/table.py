@@ -133,13 +133,20 @@ def other_state(run: Run) -> str:
 def pivot(runs: Iterable[Run], spec: TableSpec) -> list[Table]:
     """Return one table for each (demo, results revision, family): these are never mixed.
 
+    Neither are generated pictures that were made or compared in two ways; runs without scores join the more usual one.
     Runs of another dataset version stay apart as rows of their own; recipes that would meet in one cell stay apart
     as columns that name what differs.
     """
-    apart = defaultdict(list)
+    families = defaultdict(list)
     for run in runs:
         if placeable(run):
-            apart[run.demo, -run.results_revision, str(run.family)].append(run)
+            families[run.demo, -run.results_revision, str(run.family)].append(run)
+    apart = defaultdict(list)
+    for key, members in families.items():
+        ways = Counter(run.judged for run in members if run.test)
+        usual = max(sorted(ways), key=lambda way: ways[way], default="")
+        for run in members:
+            apart[*key, run.judged if run.test else usual].append(run)
     return [_table(apart[key], spec) for key in sorted(apart)]
 
 

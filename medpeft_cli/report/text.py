@@ -133,6 +133,8 @@ def protocol(table: Table) -> list[str]:
     better = "higher" if table.info.higher_is_better else "lower"
     cells = [cell for row in table.cells for cell in row if cell.values]
     said = [capitalised(f"{table.info.definition}, {better} is better, on the test split ({_test_images(table)}).")]
+    if judged := next((run.judged for run in table.runs if run.judged), ""):
+        said.append(f"{capitalised(clean(judged, 400))}.")
     if table.spec.name.startswith("table"):
         said.insert(0, f"Layout of Table {table.spec.name[5:]} of Dutt et al. (MIDL 2024).")
     if any(row_label(table, i) != clean(row[table.across]) for i, row in enumerate(table.rows)):

@@ -12,6 +12,7 @@ from medpeft_cli.report.dimensions import chosen
 from medpeft_cli.report.ranks import TIES, marks, ranks
 from medpeft_cli.report.records import parse_record
 from medpeft_cli.report.table import TableSpec, pivot
+from medpeft_cli.report.text import protocol
 
 # Table 3 of the paper, supervised ViT Base, Large and Huge, with its printed combined average ranks
 PAPER_METHODS = ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm")
@@ -298,3 +299,23 @@ def test_an_empty_folder_and_an_unknown_metric_are_refused(record, results, tmp_
     with pytest.raises(RecipeError) as caught:
         build_report(results(record()), Question("f1_makro"))
     assert "did you mean 'f1_macro'" in caught.value.hint
+
+
+def pictures(encoder="xrv-densenet121", guidance=4.0, **changes):
+    """What a record of generated pictures says beyond one of classification."""
+    protocol = {"encoder": {"name": encoder, "sha256": 64 * encoder[0]}, "images": {"real": 1000, "generated": 1000}}
+    made = {"steps": 75, "guidance": guidance, "scheduler": "the pipeline's own", "size_pixels": 224}
+    scores = {"n": 1000, "overall": {"fid": {"value": 20.0}}, "protocol": protocol, "generation": made}
+    return {"family": "unet", "metrics": {"test": scores}} | changes
+
+
+@pytest.mark.parametrize("other", [{"encoder": "inception"}, {"guidance": 7.0}])
+def test_pictures_that_were_made_or_compared_otherwise_share_no_table(tables, record, other):
+    usual = [record(method=method, seed=seed, **pictures()) for method in ("bias", "norm") for seed in (0, 1)]
+    odd = record(method="norm", seed=2, **pictures(**other))
+    failed = record(method="lora", status="failed", **pictures(metrics=None))
+    built = sorted(tables(*usual, odd, failed, metric="fid"), key=lambda table: -len(table.columns))
+    assert [[cell.values for cell in table.cells[0]] for table in built] == [[(20.0,) * 2, (20.0,) * 2, ()], [(20.0,)]]
+    said = [" ".join(protocol(table)) for table in built]
+    assert "xrv-densenet121 (xxxxxxxx)" in said[0] and "guidance 4, 75 steps" in said[0]
+    assert said[0] != said[1] and ("inception" in said[1] or "guidance 7" in said[1])
