@@ -30,6 +30,7 @@ DEPENDENCIES = [
     "pillow>=10.3",
     "pydicom>=3.0",
     "scipy>=1.13",
+    "scikit-posthocs>=0.9",
 ]
 
 

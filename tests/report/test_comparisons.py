@@ -50,7 +50,7 @@ def tested(record, tmp_path):
     return write
 
 
-def tests_of(results):
+def compared(results):
     return build_report(results, Question(baseline="full")).tests[0]
 
 
@@ -63,7 +63,7 @@ def test_each_method_is_compared_on_each_test_split(tested):
             for s in range(2)
         )
     )
-    tests = tests_of(results)
+    tests = compared(results)
     assert tests.baseline == "Full FT" and [row.row for row in tests.rows] == [0, 1] and tests.left_out == ()
     for row in tests.rows:
         assert (row.images, row.units) == (60, 60)
@@ -77,8 +77,8 @@ def test_each_method_is_compared_on_each_test_split(tested):
 
 def test_groups_are_what_is_resampled(tested):
     runs = [("isic", "full", 0, 1), ("isic", "ssf", 0, 2)]
-    (alone,) = tests_of(tested(*runs)).rows
-    (grouped,) = tests_of(tested(*runs, groups=[f"patient{i // 6}" for i in range(60)])).rows
+    (alone,) = compared(tested(*runs)).rows
+    (grouped,) = compared(tested(*runs, groups=[f"patient{i // 6}" for i in range(60)])).rows
     assert (grouped.images, grouped.units, alone.units) == (60, 10, 60)
     assert grouped.comparisons[0].difference.low != alone.comparisons[0].difference.low
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_said(tested):
     (results / "isic-ssf-0" / "predictions.csv").unlink()
     predictions(results / "isic-lora-0", 1, 0, ids=[f"other{i}" for i in range(60)])
     (results / "smdg-full-0" / "predictions.csv").write_text("id,group\n")
-    tests = tests_of(results)
+    tests = compared(results)
     assert [[tests.table.columns[c.column]["method"] for c in row.comparisons] for row in tests.rows] == [
         ["LayerNorm tuning"]
     ]
@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_said(tested):
 
 def test_seeds_without_a_partner_are_no_pair(tested):
     results = tested(("isic", "full", 0, 1), ("isic", "ssf", 0, 2), ("isic", "ssf", 1, 2), ("isic", "lora", 5, 1))
-    (row,) = tests_of(results).rows
+    (row,) = compared(results).rows
     assert [(each.column, each.seeds) for each in row.comparisons] == [(2, 1)]
 
 
@@ -125,7 +125,7 @@ def test_effects_over_datasets_have_students_interval_and_a_note_on_power(tested
     assert (effect.low, effect.high) == pytest.approx(interval) and effect.differences == pytest.approx(apart)
     values = np.array([[round(cell.mean, 3) for cell in row] for row in table.cells])
     assert over.friedman == pytest.approx(tuple(stats.friedmanchisquare(*values.T)))
-    assert (over.datasets, over.methods, set(over.nemenyi)) == (5, 4, {1, 2, 3}) or set(over.nemenyi) == {1, 2, 3}
+    assert (over.datasets, over.methods, set(over.nemenyi)) == (5, 4, {1, 2, 3})
     notes = " ".join(report.sheets[-1].notes)
     assert "no p below 0.0625" in notes and "average ranks 2.10 apart, where 4 methods have 3 at most" in notes
     out = render(report, "markdown")
