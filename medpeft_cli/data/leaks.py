@@ -51,13 +51,15 @@ def find_leaks(pictures: Pictures, twins: Twins, unit: str) -> list[Leak]:
         twins: equal pictures and near-duplicates among them.
         unit: what a group of the source is.
     """
-    joined = pictures.joined(twins.pairs).groups
-    groups = [sample.group for sample in pictures.samples]  # as the source has them
-    guard = np.array([SPLITS.index(split or "train") for split in pictures.splits.tolist()], dtype=np.int64)
+    guard = [SPLITS.index(split or "train") for split in pictures.splits.tolist()]
+    best = _most_protected(pictures.joined(twins.pairs).groups, guard)
+    leaking = [i for i, other in enumerate(best) if guard[i] != guard[other]]
+    if not leaking:
+        return []
     copies = np.arange(len(guard))
     copies[twins.pairs[twins.equal, 1]] = twins.pairs[twins.equal, 0]
-    # of equal pictures, of a group as the source has it, of a joined group: one in the most protected split
-    same, mates, best = (_most_protected(names, guard) for names in (copies.tolist(), groups, joined))
+    same = _most_protected(copies.tolist(), guard)
+    mates = _most_protected([sample.group for sample in pictures.samples], guard)  # groups as the source has them
     has_twin = np.isin(np.arange(len(guard)), twins.pairs)
     near: dict[int, Leak] = {}
     for (one, other), correlation in zip(
@@ -66,17 +68,15 @@ def find_leaks(pictures: Pictures, twins: Twins, unit: str) -> list[Leak]:
         low, high = (one, other) if guard[one] < guard[other] else (other, one)
         near.setdefault(low, Leak(low, high, "near", float(correlation)))
     leaks = []
-    for i, others in enumerate(zip(same, mates, best, strict=True)):
-        if guard[i] == guard[others[-1]]:
-            continue
-        found = [Leak(i, others[0], "pixels"), Leak(i, others[1], unit)]
+    for i in leaking:
+        found = [Leak(i, same[i], "pixels"), Leak(i, mates[i], unit)]
         found += [near[i]] if i in near else []
-        found += [Leak(i, others[2], "near" if has_twin[i] else unit)]  # by way of others
-        leaks.append(next(leak for leak in found if guard[leak.other] == guard[others[-1]]))
+        found += [Leak(i, best[i], "near" if has_twin[i] else unit)]  # by way of others
+        leaks.append(next(leak for leak in found if guard[leak.other] == guard[best[i]]))
     return leaks
 
 
-def _most_protected(names: Sequence, guard: np.ndarray) -> list[int]:
+def _most_protected(names: Sequence, guard: Sequence[int]) -> list[int]:
     """Return for each picture the first of its name in the most protected split that the name is in."""
     table: dict = {}
     for i, name in enumerate(names):
