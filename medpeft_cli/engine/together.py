@@ -61,7 +61,7 @@ def joined(
     ranks.here = place
     if place.rank:
         _be_silent()
-    follower, started = None, ()
+    follower, started, patience = None, (), 0.0
     try:
         device = _own_device(recipe.device, place, place.size if start else 1)
         store = _store(place)
@@ -73,6 +73,7 @@ def joined(
             _leader = Leader()
             store.set("wire", f"{_leader.port} {_leader.token}")
             _leader.gather(place.size - 1)
+            patience = LEAVE_SECONDS  # they can be told to leave
             _refuse_misfits([json.loads(store.get(f"place/{rank}")) for rank in range(place.size)])
         else:
             port, token = store.get("wire").decode().split()
@@ -100,7 +101,7 @@ def joined(
     finally:
         ranks.here, _leader = Place(), None
         for process in started:
-            process.join(LEAVE_SECONDS)
+            process.join(patience)
             process.kill()
 
 
