@@ -36,8 +36,9 @@ class Scores(Part):
 
 
 class Metrics(Part):
-    """Metrics by split; the report prints the test split."""
+    """Metrics by split; tables print the test split."""
 
+    val: Scores | None = None
     test: Scores | None = None
 
 
@@ -90,6 +91,13 @@ class Run(Part):
     parameters: Parameters | None = None
     metrics: Metrics | None = None
     error: str | dict[str, Any] | None = None
+    created: str | None = None
+    timing: dict[str, float | None] = {}
+    memory: dict[str, Any] = {}
+    energy: dict[str, float | None] = {}
+    selection: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
 
     def setting(self, *keys: str) -> Any:
         """Return a value of the resolved recipe, `setting("data", "fraction")`; None if it is not there."""
@@ -179,8 +187,12 @@ def read_records(results: Path) -> Collected:
     return Collected([run for _, run in sorted(runs.values(), key=lambda pair: pair[0])], sorted(problems))
 
 
-def parse_record(text: str) -> Run:
+def parse_record(text: str, folder: Path = Path()) -> Run:
     """Return the run that a record's text describes.
+
+    Args:
+        text: of record.json.
+        folder: the run directory it lies in.
 
     Raises:
         ValueError: with the reason, if the report cannot use it.
@@ -194,7 +206,7 @@ def parse_record(text: str) -> Run:
     if (version := data.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}, wanted {SCHEMA_VERSION}")
     try:
-        return Run.model_validate(data)
+        return Run.model_validate(data | {"folder": folder})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -203,7 +215,7 @@ def parse_record(text: str) -> Run:
 
 def _read(path: Path) -> Run | str:
     try:
-        return parse_record(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_text(encoding="utf-8"), path.parent)
     except UnicodeDecodeError:
         return "half written or damaged: not UTF-8"
     except OSError as error:
