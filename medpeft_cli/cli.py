@@ -512,7 +512,7 @@ def report(
 
     Mean ± sd over seeds, best and second best, trained parameters, and what is missing. Reads records only.
     """
-    from medpeft_cli.report import build_report, print_report, render
+    from medpeft_cli.report import Question, build_report, print_report, render
 
     forms = [
         name
@@ -521,7 +521,7 @@ def report(
     ]
     if len(forms) > 1:
         raise RecipeError(f"report: give one of --latex, --csv, --markdown, --json, got {', '.join(forms)}")
-    built = build_report(results, metric)
+    built = build_report(results, Question(metric))
     if forms:
         print(render(built, forms[0]), end="")
     else:

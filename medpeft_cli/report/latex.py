@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.table import Cell, Table
+from medpeft_cli.report.sheet import Sheet, Shown
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -30,6 +30,8 @@ ESCAPES = {
     "—": "---",
     "…": r"\ldots{}",
     "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "−": "$-$",
@@ -49,9 +51,9 @@ WIDE = 6  # columns of methods from which the spread becomes a subscript in smal
 
 
 def latex(report: Report) -> str:
-    """Return one `table` environment for each table of the report; leftovers and commands to run are comments."""
+    """Return one `table` environment for each sheet of the report; leftovers and commands to run are comments."""
     parts = ["% tables by medpeft report; in the preamble: \\usepackage{booktabs}\n"]
-    parts += [_environment(table, number, report) for number, table in enumerate(report.tables, 1)]
+    parts += [_environment(sheet) for sheet in report.sheets]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
     return "\n".join(parts)
 
@@ -72,39 +74,35 @@ def _sign(sign: str) -> str:
     return f"{{[}}U+{ord(sign):04X}{{]}}"
 
 
-def _environment(table: Table, number: int, report: Report) -> str:
-    wide = len(table.columns) >= WIDE
-    heads = (
-        _stacked(text.column_title(column)) if wide else escape(text.column_title(column)) for column in table.columns
-    )
-    lines = [r"\toprule", _joined([escape(table.across.capitalize()), *heads])]
-    for block in table.blocks:
+def _environment(sheet: Sheet) -> str:
+    wide = len(sheet.heads) >= WIDE
+    lines = [r"\toprule", _joined([escape(sheet.corner), *(_stacked(h) if wide else escape(h) for h in sheet.heads)])]
+    for section in sheet.sections:
         lines.append(r"\midrule")
-        if heading := text.heading(table, block):
-            lines.append(f"\\multicolumn{{{len(table.columns) + 1}}}{{l}}{{\\textit{{{escape(heading)}}}}} \\\\")
-        method, head = zip(*map(text.parameters, block.parameters), strict=True)
-        lines += [_line(["Parameters", *method]), _line(["", *head])]
-        for i in block.rows:
-            label = escape(text.clean(table.rows[i][table.across]))
-            lines.append(_joined([label, *(_value(table, cell, wide) for cell in table.cells[i])]))
-        for name, numbers, marks in text.summaries(table, block):
-            lines.append(_joined([name, *map(_marked, numbers, marks)]))
-    title = ": ".join(filter(None, (text.title(table), text.subtitle(table))))
-    notes = " ".join(f"{note}." for note in text.notes(table, report.revisions))
+        if section.heading:
+            lines.append(f"\\multicolumn{{{len(sheet.heads) + 1}}}{{l}}{{\\textit{{{escape(section.heading)}}}}} \\\\")
+        for line in section.lines:
+            if line.kind == "parameters":  # too wide for one line
+                lines.append(_joined([escape(line.label), *(escape(shown.value) for shown in line.cells)]))
+                lines.append(_joined(["", *(escape(shown.small) for shown in line.cells)]))
+            else:
+                lines.append(_joined([escape(line.label), *(_value(shown, wide) for shown in line.cells)]))
+    title = ": ".join(filter(None, (sheet.title, sheet.subtitle)))
+    notes = " ".join(f"{note}." for note in sheet.notes)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             *([r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"] if wide else [r"\small"]),
-            f"\\caption{{{escape(' '.join([f'{title}.', *text.protocol(table)]))}}}",
-            f"\\label{{tab:medpeft-{number}}}",
-            f"\\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+            f"\\caption{{{escape(' '.join([f'{title}.', *sheet.caption]))}}}",
+            f"\\label{{tab:medpeft-{sheet.name}}}",
+            f"\\begin{{tabular}}{{l{'c' * len(sheet.heads)}}}",
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
             *([f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize {escape(notes)}}}"] if notes else []),
             r"\end{table}",
-            *(f"% to run: {command}" for command in text.commands(table)),
+            *(f"% to run: {command}" for command in sheet.commands),
             "",
         ]
     )
@@ -116,19 +114,14 @@ def _stacked(title: str) -> str:
     return f"\\shortstack{{{words}}}"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return _joined(map(escape, cells))
-
-
 def _joined(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _value(table: Table, cell: Cell, wide: bool) -> str:
-    spread = text.spread(cell, table.info.digits)
-    subscript = spread.replace("±", r"\pm")
-    spread = f"$_{{{subscript}}}$" if wide and spread else escape(spread)
-    parts = (_marked(text.value(cell, table.info.digits), cell.mark), spread, text.seeds_shown(table, cell))
+def _value(shown: Shown, wide: bool) -> str:
+    subscript = shown.small.replace("±", r"\pm")
+    small = f"$_{{{subscript}}}$" if wide and subscript else escape(shown.small)
+    parts = (_marked(shown.value, shown.mark), small, escape(shown.seeds))
     return ("" if wide else " ").join(filter(None, parts))
 
 

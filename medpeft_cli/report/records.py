@@ -129,6 +129,17 @@ class Run(Part):
         return seed if isinstance(seed, int) else -1
 
     @property
+    def share(self) -> float:
+        """Fraction of the training split, 0–1; 1 if the recipe says none."""
+        fraction = self.setting("data", "fraction")
+        return float(fraction) if isinstance(fraction, int | float) else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was trained on the whole training split."""
+        return self.share == 1 and self.setting("data", "k_shot") is None
+
+    @property
     def test(self) -> Scores | None:
         """Metrics of the test split, once they are there."""
         return self.metrics.test if self.metrics and self.status == "finished" else None

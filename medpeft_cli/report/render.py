@@ -3,14 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from medpeft_cli.registry import lookup
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
+from medpeft_cli.report.commands import to_run
 from medpeft_cli.report.latex import latex
 from medpeft_cli.report.records import Run
+from medpeft_cli.report.sheet import Shown
 from medpeft_cli.report.table import Cell, Table
 
 
@@ -48,7 +50,7 @@ def _table_data(table: Table, report: Report) -> dict[str, Any]:
             {
                 **row,
                 "cells": [
-                    _cell_data(cell) | {"to_run": " && ".join(text.to_run(table, i, j))} for j, cell in enumerate(cells)
+                    _cell_data(cell) | {"to_run": " && ".join(to_run(table, i, j))} for j, cell in enumerate(cells)
                 ],
             }
             for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
@@ -128,7 +130,7 @@ def _csv(report: Report) -> str:
                     "parameters_method": counts.method if counts else "",
                     "parameters_head": counts.head if counts else "",
                     "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                    "to_run": " && ".join(text.to_run(table, i, j)),
+                    "to_run": " && ".join(to_run(table, i, j)),
                 }
                 writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
     return file.getvalue()
@@ -142,34 +144,24 @@ def _inert(value: str) -> str:
 
 def _markdown(report: Report) -> str:
     parts = []
-    for table in report.tables:
-        names = text.varying(table) or [table.across]
-        heads = [*map(str.capitalize, names), *map(text.column_title, table.columns)]
-        lines = [[text.markdown(head) for head in heads], ["---"] * len(heads)]
-        for block in table.blocks:
-            for i in block.rows:
-                lines.append(
-                    [*(text.markdown(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)]
-                )
-            blank = [""] * (len(names) - 1)
-            lines.append(["Parameters", *blank, *(" ".join(text.parameters(seen)) for seen in block.parameters)])
-            for name, numbers, marks in text.summaries(table, block):
-                lines.append([name, *blank, *map(_emphasis, numbers, marks)])
-        parts.append(f"### {text.markdown(text.title(table))}")
-        parts.append(text.markdown(text.subtitle(table)))
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        parts.append(text.markdown(" ".join(text.protocol(table))))
-        parts.append("\n".join(f"- {text.markdown(note)}" for note in text.notes(table, report.revisions)))
-        if commands := text.commands(table):
-            parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *commands, "```"]))
+    for sheet in report.sheets:
+        parts += [f"### {text.markdown(sheet.title)}", text.markdown(sheet.subtitle)]
+        for section in sheet.sections:
+            lines = [[text.markdown(head) for head in (sheet.corner, *sheet.heads)], ["---"] * (len(sheet.heads) + 1)]
+            lines += [[text.markdown(line.label), *map(_markdown_cell, line.cells)] for line in section.lines]
+            parts.append(f"**{text.markdown(section.heading)}**" if section.heading else "")
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(text.markdown(" ".join(sheet.caption)))
+        parts.append("\n".join(f"- {text.markdown(note)}" for note in sheet.notes))
+        if sheet.commands:
+            parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *sheet.commands, "```"]))
     parts.append("\n".join(f"- {text.markdown(line)}" for line in text.leftovers(report.unplaced, report.problems)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _markdown_cells(table: Table, row: int) -> Iterator[str]:
-    for cell in table.cells[row]:
-        value = _emphasis(text.value(cell, table.info.digits), cell.mark)
-        yield " ".join(filter(None, (value, text.spread(cell, table.info.digits), text.seeds_shown(table, cell))))
+def _markdown_cell(shown: Shown) -> str:
+    value = _emphasis(text.markdown(shown.value), shown.mark)
+    return " ".join(filter(None, (value, shown.small, shown.seeds)))
 
 
 def _emphasis(value: str, mark: str) -> str:
