@@ -10,6 +10,7 @@ from medpeft_cli.errors import DataError
 from medpeft_cli.report.records import Run
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 LARGEST = 8192  # pixels of a side that are opened; what the record's folder holds is not ours to trust
@@ -66,20 +67,43 @@ def _bin_sums(folder: Path, classes: tuple[str, ...]) -> list[tuple[float, float
     import numpy as np
 
     from medpeft_cli.metrics.classification import ECE_BINS
-    from medpeft_cli.metrics.predictions import read_predictions
 
-    path = folder / "predictions.csv"
-    try:
-        predictions = read_predictions(path, classes) if classes and path.is_file() else None
-    except DataError:
-        predictions = None
-    if predictions is None or not len(predictions.labels):
+    labels, probabilities = _labels_and_probabilities(folder / "predictions.csv", classes)
+    if not len(labels):
         return []
-    confidence = predictions.probabilities.max(axis=1)
-    right = predictions.probabilities.argmax(axis=1) == predictions.labels
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
     place = np.digitize(confidence, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
     sums = (np.bincount(place, weights, ECE_BINS).tolist() for weights in (None, confidence, right))
     return list(zip(*sums, strict=True))
+
+
+def _labels_and_probabilities(path: Path, classes: tuple[str, ...]) -> "tuple[np.ndarray, np.ndarray]":
+    """Return what `read_predictions` reads, several times faster where a file is plain; empty where it is missing or damaged."""
+    import numpy as np
+
+    from medpeft_cli.metrics.classification import SUM_TOLERANCE
+    from medpeft_cli.metrics.predictions import COLUMNS, read_predictions
+
+    nothing = np.empty(0, np.int64), np.empty((0, len(classes)))
+    if not classes or not path.is_file():
+        return nothing
+    first = len(COLUMNS)
+    form: dict[str, Any] = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "comments": None, "encoding": "latin-1"}
+    try:
+        numbers = np.loadtxt(path, usecols=range(first, first + len(classes)), ndmin=2, **form)
+        names = np.loadtxt(path, usecols=COLUMNS.index("label"), dtype=str, ndmin=1, **form)
+        found, labels = np.unique(names, return_inverse=True)
+        index = {name.encode().decode("latin-1"): k for k, name in enumerate(classes)}
+        if ((numbers >= 0) & (numbers <= 1 + 1e-6)).all() and (abs(numbers.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
+            return np.array([index[name] for name in found.tolist()], dtype=np.int64)[labels], numbers
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        predictions = read_predictions(path, classes)
+    except DataError:
+        return nothing
+    return predictions.labels, predictions.probabilities
 
 
 def generated(run: Run) -> dict[int, str]:

@@ -126,7 +126,8 @@ def _of_table(table: Table) -> Iterator[Drawing]:
             " ".join(map(partial(_power, table), blocks)),
             partial(scores.ranks, table),
         )
-    for i in range(min(len(table.rows), ROWS)):
+    whole = [i for block in scores.main_blocks(table) for i in block.rows]
+    for i in [*whole, *(i for i in range(len(table.rows)) if i not in whole)][:ROWS]:
         yield from _of_row(table, i)
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 from medpeft_cli.report import text
 from medpeft_cli.report.figures.style import BLACK, GREY, PALE, Style, label, legend, metric_label, new_figure, styles
 from medpeft_cli.report.records import Run
-from medpeft_cli.report.table import Block, Cell, Table
+from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
 
 PANEL = 2.5  # inches: height of a row of panels
 
@@ -76,7 +76,7 @@ def fractions(table: Table, rows: Sequence[Sequence[int]]) -> Figure:
     figure = new_figure(PANEL * -(-len(rows) // 2) + 0.8, demo=table.demo)
     looks = styles(table)
     full = _full(looks)
-    used = [j for j in range(len(looks)) if any(series(table, group, j) for group in rows)]
+    used = [j for j in range(len(looks)) if any(len(series(table, group, j)) > 1 for group in rows)]
     for axes, group in zip(_panels(figure, len(rows)), rows, strict=False):
         base = _means(table, group, full) if full is not None else []
         for j in used:
@@ -119,7 +119,9 @@ def _means(table: Table, rows: Iterable[int], column: int) -> list[tuple[float, 
 
 def _percent_axis(axes: Axes, shares: set[float]) -> None:
     axes.set_xscale("log")
-    axes.set_xticks(sorted(shares), [f"{x:.3g}" for x in sorted(shares)])
+    ticks = sorted(shares, reverse=True)
+    apart = [x for x, above in zip(ticks, [math.inf, *ticks], strict=False) if above > 1.3 * x]  # labels do not touch
+    axes.set_xticks(apart, [f"{x:.3g}" for x in apart])
     axes.minorticks_off()
 
 
@@ -242,7 +244,7 @@ def _scatter(axes: Axes, table: Table, points: list[Point]) -> None:
     if high > 8 * low:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
-        axes.xaxis.set_major_formatter(lambda x, _: text.count(round(x)) if x >= 1000 else f"{x:g}")
+        axes.xaxis.set_major_formatter(lambda x, _: _thousands(x) if x >= 1000 else f"{x:g}")
         axes.minorticks_off()
     axes.step([p.x for p in front], [p.y for p in front], where="post", color=GREY, linewidth=1, zorder=1)
     for point in points:
@@ -288,6 +290,12 @@ def _name_points(axes: Axes, points: list[Point], front: set[Point]) -> None:
             fontweight="bold" if p in front else "normal",
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": GREY, "shrinkB": 3} if far else None,
         )  # fmt: skip
+
+
+def _thousands(x: float) -> str:
+    """Return a round number of an axis: 5K, 10M."""
+    number = text.count(round(x))
+    return f"{float(number[:-1]):g}{number[-1]}"
 
 
 Area = tuple[float, float, float, float]  # left, bottom, right, top in pixels
@@ -348,7 +356,7 @@ def ranks(table: Table) -> Figure:
             axes.plot([1, rank], [y, y], color=PALE, linewidth=1, zorder=1)
             axes.plot(each, [y] * len(each), "|", color="#636b74", markersize=6, markeredgewidth=0.9)
             axes.plot(rank, y, color=looks[j].colour, marker=looks[j].marker, markersize=6)
-        axes.set_yticks(range(len(ordered)), [f"{looks[j].name}  {rank:.{text.RANK_DIGITS}f}" for rank, j in ordered])
+        axes.set_yticks(range(len(ordered)), [f"{looks[j].name}  {rank:.{RANK_DIGITS}f}" for rank, j in ordered])
         difference, best = critical_difference(len(ordered), len(rows)), ordered[0][0]
         axes.plot([best, best + difference], [-1, -1], color=BLACK, linewidth=2.2, solid_capstyle="butt")
         axes.annotate(
@@ -375,6 +383,7 @@ def _panels(figure: Figure, number: int) -> Iterator[Axes]:
 
 
 def _place(table: Table, row: int, *without: str) -> str:
-    """Return what a row stands for, less some dimensions."""
-    names = [name for name in table.spec.rows if name not in without]
+    """Return what a row stands for, less some dimensions, and less the whole training split."""
+    whole = any(share(run) == 100 for cell in table.cells[row] for run in (*cell.runs, *cell.others))
+    names = [name for name in table.spec.rows if name not in (*without, "fraction" if whole else "")]
     return " · ".join(label(text.label(name, table.rows[row][name]), 40) for name in names)
