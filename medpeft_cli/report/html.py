@@ -147,11 +147,9 @@ def _row(run: Run, metrics: Sequence[str], views: Views) -> dict[str, Any]:
         value = run.test.overall[name].value if run.test and name in run.test.overall else None
         cells.append((text.fixed(value, METRIC_INFO[name].digits), "" if value is None else value))
     counts = run.parameters.method + run.parameters.head if run.parameters else None
-    seconds, peak = run.timing.get("train_seconds"), run.memory.get("peak_bytes")
     cells.append((text.count(counts) if counts is not None else "–", "" if counts is None else counts))
-    for value, unit, digits in ((seconds, 60, 1), (peak, 1e9, 2)):
-        known = isinstance(value, int | float)
-        cells.append((f"{value / unit:,.{digits}f}" if known else "–", value if known else ""))
+    for cost, unit, digits in ((run.timing.get("train_seconds"), 60, 1), (run.memory.get("peak_bytes"), 1e9, 2)):
+        cells.append((f"{cost / unit:,.{digits}f}", cost) if isinstance(cost, int | float) else ("–", ""))
     return {"link": views.link([run]), "cells": cells}
 
 

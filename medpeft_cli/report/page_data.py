@@ -145,22 +145,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _counts(run: Run) -> dict[str, str]:
     """Return what a run trained on and what it cost, in words."""
-    seconds, rate, peak = run.timing.get("train_seconds"), run.timing.get("images_per_second"), run.memory.get("peak_bytes")
-    joules, epoch, picked = run.energy.get("train_joules"), run.selection.get("epoch"), run.selection.get("metric")
+    epoch, picked = run.selection.get("epoch"), run.selection.get("metric")
+    measure = text.clean(run.memory.get("measure", ""), 80)
     said = {
         "training images": f"{run.data.train_images:,}" if run.data and run.data.train_images else None,
-        "training time": f"{seconds / 60:,.1f} minutes" if _number(seconds) else None,
-        "speed": f"{rate:,.0f} images a second" if _number(rate) else None,
-        "peak memory": f"{peak / 1e9:,.2f} GB ({text.clean(run.memory.get('measure', ''), 80)})" if _number(peak) else None,
-        "energy": f"{joules / 3600:,.1f} Wh" if _number(joules) else None,
+        "training time": _with_unit(run.timing.get("train_seconds"), 60, "minutes"),
+        "speed": _with_unit(run.timing.get("images_per_second"), 1, "images a second"),
+        "peak memory": _with_unit(run.memory.get("peak_bytes"), 1e9, f"GB ({measure})"),
+        "energy": _with_unit(run.energy.get("train_joules"), 3600, "Wh"),
         "picked": f"epoch {epoch + 1} by {text.clean(picked)}" if isinstance(epoch, int) and picked else None,
         "started": text.clean(run.created) if run.created else None,
     }
     return {name: value for name, value in said.items() if value}
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _with_unit(value: Any, unit: float, name: str) -> str | None:
+    return f"{value / unit:,.1f} {name}" if isinstance(value, int | float) else None
 
 
 def _estimate(each: Estimate) -> list[float | None]:

@@ -1,7 +1,7 @@
 """Figures of the runs in a row of a table: learning curves, confusion matrices, reliability diagrams."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def watched_metric(runs: Sequence[Run]) -> str:
     return "loss" if best in ("last", "None") else best
 
 
-def _over_seeds(runs: list[list[Epoch]], value, family: str) -> Curve:
+def _over_seeds(runs: list[list[Epoch]], value: Callable[[Epoch], float | None], family: str) -> Curve:
     points = defaultdict(list)
     for lines in runs:
         for line in lines:
@@ -89,7 +89,7 @@ def confusion(table: Table, row: int) -> Figure:
     tiles = Tiles(len(columns), left=0.3 + room, bottom=0.3 + room, demo=table.demo)
     step = tiles.side / len(names)
     for j, (left, top) in zip(columns, tiles.places, strict=True):
-        counts = sum(np.array(run.test.confusion, dtype=float) for run in cells[j].runs if run.test)
+        counts = np.sum([run.test.confusion for run in cells[j].runs if run.test], axis=0)
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         edges = np.arange(len(names) + 1) * step
         tiles.axes.pcolormesh(left + edges, top + edges, shares, cmap="Blues", vmin=0, vmax=115, edgecolor="white", linewidth=0.2)

@@ -260,7 +260,9 @@ def _scatter(axes: Axes, table: Table, points: list[Point]) -> None:
 
 def _name_points(axes: Axes, points: list[Point], front: set[Point]) -> None:
     """Write names beside their points, each where it covers least of what is there already; a thin line leads to a far one."""
-    figure = axes.figure
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        return
     figure.draw_without_rendering()  # the layout decides where points are
     scale = figure.dpi / 72
     place = axes.transData.transform

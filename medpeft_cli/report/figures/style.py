@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,13 +18,14 @@ from medpeft_cli.report.table import Table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008, without black and yellow
 BLACK, GREY, PALE = "#000000", "#8a8f94", "#e3e5e8"
 MARKERS = "^DvPX<>ph*"
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+Dash = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 WIDTH = 6.9  # inches: the text width of a page
 NAME = 26  # characters of a name in a figure
 DEMO = "DEMO: synthetic data, bundled tiny networks"
 DEMO_COLOUR = "#a8501b"
 
-SETTINGS = {
+SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -51,10 +52,10 @@ class Style(NamedTuple):
     name: str
     colour: str
     marker: str
-    dash: str | tuple
+    dash: Dash
 
     @property
-    def line(self) -> dict:
+    def line(self) -> dict[str, Any]:
         """Keyword arguments of a line with markers."""
         return {"color": self.colour, "marker": self.marker, "linestyle": self.dash}
 
@@ -66,9 +67,10 @@ def styles(table: Table) -> list[Style]:
     for j, column in enumerate(table.columns):
         runs = [run for row in table.cells for run in (*row[j].runs, *row[j].others)]
         colour, marker = baselines.get(runs[0].method if runs and not column.get("variant") else "", ("", ""))
-        dash = DASHES[0]
+        dash: Dash = "-"
         if not colour:
-            colour, marker, dash = (each[others % len(each)] for each in (COLOURS, MARKERS, DASHES))
+            colour, marker = COLOURS[others % len(COLOURS)], MARKERS[others % len(MARKERS)]
+            dash = DASHES[others % len(DASHES)]
             others += 1
         found.append(Style(label(text.column_title(column)), colour, marker, dash))
     return found
@@ -116,9 +118,10 @@ class Tiles:
         lines = -(-number // across)
         top = 0.2 if demo else 0.02
         height = top + lines * (self.side + title + 0.04) + bottom
-        self.figure = Figure(figsize=(WIDTH, height))
+        width = max(left + min(number, across) * (self.side + gap), WIDTH / 2)
+        self.figure = Figure(figsize=(width, height))
         self.axes = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
         self.axes.set_axis_off()
         pitch = self.side + title + 0.04
         self.places = [
@@ -126,11 +129,12 @@ class Tiles:
         ]
         self.lowest = range((lines - 1) * across, number)
         if demo:
-            self.text(WIDTH - 0.05, 0.03, DEMO, ha="right", va="top", color=DEMO_COLOUR)
+            self.text(width - 0.05, 0.03, DEMO, ha="right", va="top", color=DEMO_COLOUR)
 
-    def text(self, x: float, y: float, words: str, **how) -> None:
+    def text(self, x: float, y: float, words: str, **how: Any) -> None:
         """Write at a place."""
-        self.axes.text(x, y, words, **{"fontsize": 7, "ha": "center", "va": "center"} | how)
+        usual: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "center"}
+        self.axes.text(x, y, words, **(usual | how))
 
     def titled(self, names: list[str]) -> None:
         """Write the panels' titles."""
@@ -139,8 +143,8 @@ class Tiles:
 
     def labelled(self, across: str, downwards: str) -> None:
         """Write what the panels' axes are."""
-        height = self.figure.get_figheight()
-        self.text((self.places[0][0] + WIDTH) / 2, height - 0.03, across, va="bottom")
+        height, right = self.figure.get_figheight(), max(x for x, _ in self.places) + self.side
+        self.text((self.places[0][0] + right) / 2, height - 0.03, across, va="bottom")
         self.text(0.04, height / 2, downwards, rotation=90, ha="left")
 
 
