@@ -3,15 +3,18 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import MedpeftError, RecipeError
+from medpeft_cli.errors import MedpeftError, RecipeError, RunError
 from medpeft_cli.options import Demo, Results, Set, Weights
 from medpeft_cli.options import examples as _examples
 from medpeft_cli.sweep.commands import sweep_app
+
+if TYPE_CHECKING:
+    from medpeft_cli.report import Report
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
 GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or behind its name.
@@ -492,40 +495,114 @@ def _evaluate_folders(
 
 
 @app.command(
-    epilog=_examples("medpeft report results/", "medpeft report results/ --metric auroc_ovr --latex > table.tex")
+    epilog=_examples(
+        "medpeft report results/",
+        "medpeft report results/ --latex > tables.tex",
+        "medpeft report results/ --html --figures",
+        "medpeft report results/ --against-paper",
+        "medpeft report results/ --rows dataset --columns method --where backbone=resnet50.a1_in1k --metric auroc_ovr",
+    )
 )
 def report(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="Folder of runs; every record.json below it is read.")
     ],
-    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="LaTeX tables (booktabs), and a macro for every number.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, a line per cell.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html", help="One page for a browser, RESULTS/report/index.html: tables, figures and every run."
+        ),
+    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Every figure as PDF and PNG in RESULTS/report/.")] = False,
     metric: Annotated[
         str | None,
         typer.Option(
             "--metric", metavar="NAME", help="Test metric of the tables. Default: f1_macro; fid for text-to-image."
         ),
     ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--rows",
+            metavar="NAMES",
+            help="One table instead of the paper's: dataset, backbone, fraction, method, seed or a field of the "
+            "recipe (train.lr), separated by commas.",
+        ),
+    ] = "",
+    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same for its columns.")] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="NAME=VALUE", help="Only such runs; repeated for several names or values."),
+    ] = None,
+    against_paper: Annotated[
+        bool,
+        typer.Option(
+            "--against-paper",
+            help="Beside ours the number that the paper prints and the difference; ranks by the paper's rules for ties.",
+        ),
+    ] = False,
 ) -> None:
-    """Tables of all runs under a folder.
+    """Tables of all runs under a folder, in the layout of the paper's Tables 2 to 6 or as asked.
 
-    Mean ± sd over seeds, best and second best, trained parameters, and what is missing. Reads records only.
+    Mean ± sd over seeds, best and second best, ranks, trained parameters, and what is missing. Reads records; page and
+    figures also what lies beside them. A form is printed, and written to RESULTS/report/; several forms are only written.
     """
-    from medpeft_cli.report import Question, build_report, print_report, render
+    from medpeft_cli.files import write_text
+    from medpeft_cli.report import Question, build_report, files, print_report, render
 
-    forms = [
-        name
-        for name, chosen in [("latex", latex), ("csv", csv), ("markdown", markdown), ("json", console.json)]
-        if chosen
-    ]
-    if len(forms) > 1:
-        raise RecipeError(f"report: give one of --latex, --csv, --markdown, --json, got {', '.join(forms)}")
-    built = build_report(results, Question(metric))
-    if forms:
-        print(render(built, forms[0]), end="")
-    else:
+    chosen = {"latex": latex, "csv": csv, "markdown": markdown, "json": console.json}
+    forms = [name for name, wanted in chosen.items() if wanted]
+    axes = [tuple(filter(None, (name.strip() for name in names.split(",")))) for names in (rows, columns)]
+    built = build_report(results, Question(metric, *axes, _where(where or []), against_paper))
+    if not (forms or html or figures):
         print_report(built)
+    elif len(forms) == 1:
+        print(render(built, forms[0]), end="")
+    for name, text in files(built, forms).items():
+        path = results / "report" / name
+        try:
+            write_text(path, text)
+        except RunError as error:
+            if len(forms) > 1:
+                raise
+            console.warn(error.message)  # what was asked for is printed: a folder of others may be read-only
+        else:
+            print(path) if len(forms) > 1 else console.say(f"also in {path}")
+    for path in _drawn(built, results / "report", html, figures):
+        print(path) if not forms else console.say(f"also in {path}")
+
+
+def _drawn(built: "Report", folder: Path, html: bool, figures: bool) -> list[Path]:
+    """Write the parts of a report that need matplotlib, and return their files."""
+    from medpeft_cli.files import write_text
+
+    written = []
+    if figures:
+        from medpeft_cli.report.figures import write_figures
+
+        written += write_figures(built, folder)
+    if html:
+        from medpeft_cli.report.html import html as page
+
+        write_text(folder / "index.html", page(built))
+        written.append(folder / "index.html")
+    return written
+
+
+def _where(pairs: list[str]) -> dict[str, list[str]]:
+    """Return `name=value` pairs by name."""
+    wanted: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--where: got {pair!r}, wanted NAME=VALUE", "--where dataset=isic --where method=ssf")
+        wanted.setdefault(name.strip(), []).append(value.strip())
+    return wanted
 
 
 @app.command(

@@ -10,6 +10,7 @@ from medpeft_cli.metrics.names import CLASSIFICATION, GENERATION, METRIC_INFO
 from medpeft_cli.registry import lookup
 from medpeft_cli.report.dimensions import chosen, dimension, placeable
 from medpeft_cli.report.layouts import arranged
+from medpeft_cli.report.paper import Printed, printed, ties
 from medpeft_cli.report.records import Problem, Run, read_records
 from medpeft_cli.report.sheet import Sheet, table_sheets
 from medpeft_cli.report.table import Table, TableSpec, pivot
@@ -24,12 +25,14 @@ class Question:
         metric: of every table; None = macro F1, and FID for text-to-image.
         rows, columns: dimensions of one table instead of the paper's; empty = the paper's layouts.
         where: dimension → the labels, or names as a recipe has them, that a run may have.
+        against_paper: put the paper's printed numbers beside ours, and rank by its rules for ties.
     """
 
     metric: str | None = None
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     where: Mapping[str, Collection[str]] | None = None
+    against_paper: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Report:
 
     Attributes:
         results: the folder.
+        question: what was asked.
         runs: every run that is in a table, in order of their path.
         tables: real results before demo ones, never mixed.
         unplaced: runs that ended before they knew their place in a table.
@@ -45,6 +49,7 @@ class Report:
     """
 
     results: Path
+    question: Question
     runs: tuple[Run, ...]
     tables: tuple[Table, ...]
     unplaced: tuple[Run, ...]
@@ -58,7 +63,11 @@ class Report:
     @cached_property
     def sheets(self) -> list[Sheet]:
         """The tables as they are printed, in order."""
-        return table_sheets(self.tables, self.revisions)
+        return table_sheets([(table, self.printed(table)) for table in self.tables], self.revisions)
+
+    def printed(self, table: Table) -> Printed | None:
+        """The paper's numbers beside a table, where they were asked for and it has some."""
+        return printed(table) if self.question.against_paper else None
 
 
 def build_report(results: Path, question: Question = Question()) -> Report:
@@ -79,11 +88,15 @@ def build_report(results: Path, question: Question = Question()) -> Report:
         raise DataError(f"{results}: no run with {_said(question.where)}", _known(runs, question.where))
     tables: list[Table] = []
     for metric, mine in _by_metric(asked, question.metric, problems).items():
-        specs = [(_spec(question, metric), mine)] if question.rows or question.columns else arranged(mine, metric, {})
+        specs = (
+            [(_spec(question, metric), mine)]
+            if question.rows or question.columns
+            else arranged(mine, metric, ties() if question.against_paper else {})
+        )
         for spec, members in specs:
             tables += pivot(members, spec)
     tables.sort(key=lambda table: (table.demo, -table.results_revision))
-    return Report(results, tuple(asked), tuple(tables), unplaced, tuple(problems))
+    return Report(results, question, tuple(asked), tuple(tables), unplaced, tuple(problems))
 
 
 def _read(results: Path) -> tuple[list[Run], list[Problem]]:

@@ -137,7 +137,9 @@ def _metric(name: str) -> str:
 
 def _row(run: Run, metrics: Sequence[str], views: Views) -> dict[str, Any]:
     """Return (text, sort value) of each cell of a run's line; None sorts last."""
-    labels = [text.clean(DIMENSIONS[name](run)[0]) if placeable(run) else "–" for name in ("dataset", "backbone", "fraction")]
+    labels = [
+        text.clean(DIMENSIONS[name](run)[0]) if placeable(run) else "–" for name in ("dataset", "backbone", "fraction")
+    ]
     method = text.clean(run.method_title or run.method)
     cells: list[tuple[str, float | str | None]] = [(label, None) for label in (method, *labels)]
     order = DIMENSIONS["fraction"](run)[1]

@@ -1,11 +1,12 @@
-r"""LaTeX tables that compile as they are: booktabs is the only package. LaTeX of 2018 or later, for UTF-8 input."""
+r"""LaTeX tables that compile as they are: booktabs and graphicx are all they need. LaTeX of 2018 or later, for UTF-8 input."""
 
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.sheet import Sheet, Shown
+from medpeft_cli.report.sheet import Kind, Sheet, Shown
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -32,6 +33,7 @@ ESCAPES = {
     "±": r"$\pm$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "−": "$-$",
@@ -47,12 +49,15 @@ ACCENTS = {
     "\u030c": "v",
     "\u0327": "c",
 }
+PM, QUAD = r"\pm", r"\quad "
 WIDE = 6  # columns of methods from which the spread becomes a subscript in small print
 
 
 def latex(report: Report) -> str:
     """Return one `table` environment for each sheet of the report; leftovers and commands to run are comments."""
-    parts = ["% tables by medpeft report; in the preamble: \\usepackage{booktabs}\n"]
+    parts = [
+        "% tables by medpeft report; in the preamble: \\usepackage{booktabs,graphicx}; numbers.tex beside it defines a macro for each number\n"
+    ]
     parts += [_environment(sheet) for sheet in report.sheets]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
     return "\n".join(parts)
@@ -82,11 +87,15 @@ def _environment(sheet: Sheet) -> str:
         if section.heading:
             lines.append(f"\\multicolumn{{{len(sheet.heads) + 1}}}{{l}}{{\\textit{{{escape(section.heading)}}}}} \\\\")
         for line in section.lines:
-            if line.kind == "parameters":  # too wide for one line
-                lines.append(_joined([escape(line.label), *(escape(shown.value) for shown in line.cells)]))
-                lines.append(_joined(["", *(escape(shown.small) for shown in line.cells)]))
-            else:
-                lines.append(_joined([escape(line.label), *(_value(shown, wide) for shown in line.cells)]))
+            label = f"{QUAD if line.kind == 'paper' else ''}{escape(line.label)}"
+            below = [_below(shown, line.kind, wide) for shown in line.cells]
+            cells = (
+                _value(replace(shown, small="") if small else shown, wide)
+                for shown, small in zip(line.cells, below, strict=True)
+            )
+            lines.append(_joined([label, *cells]))
+            if any(below):
+                lines.append(_joined(["", *below]))
     title = ": ".join(filter(None, (sheet.title, sheet.subtitle)))
     notes = " ".join(f"{note}." for note in sheet.notes)
     return "\n".join(
@@ -96,10 +105,11 @@ def _environment(sheet: Sheet) -> str:
             *([r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"] if wide else [r"\small"]),
             f"\\caption{{{escape(' '.join([f'{title}.', *sheet.caption]))}}}",
             f"\\label{{tab:medpeft-{sheet.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",  # as wide as the page at most
             f"\\begin{{tabular}}{{l{'c' * len(sheet.heads)}}}",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             *([f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize {escape(notes)}}}"] if notes else []),
             r"\end{table}",
             *(f"% to run: {command}" for command in sheet.commands),
@@ -118,9 +128,15 @@ def _joined(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
+def _below(shown: Shown, kind: Kind, wide: bool) -> str:
+    """Return the small print that is too wide to stand beside its value."""
+    if kind == "parameters":
+        return escape(shown.small)
+    return f"$_{{{shown.small}}}$" if wide and shown.small.startswith("[") else ""
+
+
 def _value(shown: Shown, wide: bool) -> str:
-    subscript = shown.small.replace("±", r"\pm")
-    small = f"$_{{{subscript}}}$" if wide and subscript else escape(shown.small)
+    small = f"$_{{{shown.small.replace('±', PM)}}}$" if wide and shown.small else escape(shown.small)
     parts = (_marked(shown.value, shown.mark), small, escape(shown.seeds))
     return ("" if wide else " ").join(filter(None, parts))
 

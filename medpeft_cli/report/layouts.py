@@ -26,10 +26,10 @@ def _whole(family: str, self_supervised: bool = False) -> Select:
 
 
 def _low_data(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs on the datasets and backbones that were tried with less than all pictures, and those of odd families."""
+    """Return the runs of what was tried with less than all pictures, those on all of them too; and those of odd families."""
 
-    def place(run: Run) -> tuple[str | None, str | None]:
-        return run.card.title if run.card else None, run.backbone_title
+    def place(run: Run) -> tuple[str | None, str | None, str]:
+        return run.card.title if run.card else None, run.backbone_title, run.method
 
     tried = {place(run) for run in runs if not run.whole}
     return [run for run in runs if run.family not in PAPERS or (run.family != "unet" and place(run) in tried)]

@@ -86,7 +86,11 @@ class Views:
             if scores is not None:
                 view[split] = self._scores(scores)
         if counts:
-            view["counts"] |= {"trained, method": f"{counts.method:,}", "trained, head": f"{counts.head:,}", "all parameters": f"{counts.total:,}"}
+            view["counts"] |= {
+                "trained, method": f"{counts.method:,}",
+                "trained, head": f"{counts.head:,}",
+                "all parameters": f"{counts.total:,}",
+            }
         if samples := self._samples(run):
             view["samples"] = samples
         return view

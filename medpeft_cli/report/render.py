@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from medpeft_cli.registry import lookup
@@ -11,9 +11,11 @@ from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
 from medpeft_cli.report.commands import to_run
 from medpeft_cli.report.latex import latex
+from medpeft_cli.report.macros import macros
+from medpeft_cli.report.paper import Number, misprints
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.sheet import Shown
-from medpeft_cli.report.table import Cell, Table
+from medpeft_cli.report.table import Block, Cell, Table
 
 
 def render(report: Report, form: str) -> str:
@@ -22,7 +24,12 @@ def render(report: Report, form: str) -> str:
     Raises:
         RecipeError: if the form is unknown.
     """
-    return lookup("report form", FORMS, form)(report)
+    return next(iter(lookup("report form", FORMS, form).values()))(report)
+
+
+def files(report: Report, forms: Iterable[str]) -> dict[str, str]:
+    """Return the files of some forms: name → text."""
+    return {name: write(report) for form in forms for name, write in lookup("report form", FORMS, form).items()}
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -36,7 +43,9 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def _table_data(table: Table, report: Report) -> dict[str, Any]:
+    printed = report.printed(table)
     return {
+        "layout": table.spec.name,
         "title": text.title(table),
         "caption": text.protocol(table),
         "notes": text.notes(table, report.revisions),
@@ -50,25 +59,35 @@ def _table_data(table: Table, report: Report) -> dict[str, Any]:
             {
                 **row,
                 "cells": [
-                    _cell_data(cell) | {"to_run": " && ".join(to_run(table, i, j))} for j, cell in enumerate(cells)
+                    _cell_data(cell)
+                    | {"to_run": " && ".join(to_run(table, i, j))}
+                    | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
+                    for j, cell in enumerate(cells)
                 ],
             }
             for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
         ],
-        "blocks": [
-            {
-                "rows": block.rows,
-                "parameters": [
-                    None if seen is None else {"method": seen[0], "head": seen[1]} for seen in block.parameters
-                ],
-                "means": block.means,
-                "average_ranks": block.ranks,
-                "ranked_rows": block.ranked_rows,
-                "rank_ties": "average",
-            }
-            for block in table.blocks
-        ],
+        "blocks": [_block_data(table, block) for block in table.blocks],
+        "all_rows": _block_data(table, table.combined) if table.combined else None,
+        "misprints": misprints([*printed.cells, *printed.means, *printed.ranks, printed.combined]) if printed else [],
     }
+
+
+def _block_data(table: Table, block: Block) -> dict[str, Any]:
+    return {
+        "rows": block.rows,
+        "parameters": [None if seen is None else {"method": seen[0], "head": seen[1]} for seen in block.parameters],
+        "means": block.means,
+        "average_ranks": block.ranks,
+        "ranked_rows": block.ranked_rows,
+        "rank_ties": table.spec.ties,
+    }
+
+
+def _printed_data(number: Number | None, mean: float | None) -> dict[str, float | None]:
+    """Return what the paper prints and our mean − that."""
+    paper = number.value if number else None
+    return {"paper": paper, "difference": None if paper is None or mean is None else mean - paper}
 
 
 def _cell_data(cell: Cell) -> dict[str, Any]:
@@ -101,18 +120,20 @@ def _csv(report: Report) -> str:
         )
     )
     header = [
-        "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
-        "parameters_method", "parameters_head", "runs", "to_run",
+        "table", "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
+        "parameters_method", "parameters_head", "runs", "to_run", *(["paper", "difference"] if report.question.against_paper else []),
     ]  # fmt: skip
     file = io.StringIO()
     writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
     writer.writeheader()
     for table in report.tables:
+        printed = report.printed(table)
         for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
             for j, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
                 low, high = cell.interval or ("", "")
                 counts = next((run.parameters for run in cell.runs if run.parameters), None)
                 values = {
+                    "table": table.spec.name,
                     "demo": str(table.demo).lower(),
                     "results_revision": table.results_revision,
                     "family": table.family,
@@ -131,7 +152,7 @@ def _csv(report: Report) -> str:
                     "parameters_head": counts.head if counts else "",
                     "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
                     "to_run": " && ".join(to_run(table, i, j)),
-                }
+                } | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
                 writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
     return file.getvalue()
 
@@ -168,4 +189,9 @@ def _emphasis(value: str, mark: str) -> str:
     return {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(mark, value)
 
 
-FORMS: dict[str, Callable[[Report], str]] = {"latex": latex, "csv": _csv, "json": _json, "markdown": _markdown}
+FORMS: dict[str, dict[str, Callable[[Report], str]]] = {  # the first file of a form is what is printed
+    "latex": {"tables.tex": latex, "numbers.tex": macros},
+    "csv": {"tables.csv": _csv},
+    "json": {"tables.json": _json},
+    "markdown": {"tables.md": _markdown},
+}

@@ -6,8 +6,15 @@ from typing import Literal
 
 from medpeft_cli.report import text
 from medpeft_cli.report.commands import commands
+from medpeft_cli.report.paper import Numbers, Printed, misprints
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
+
+Kind = Literal["value", "parameters", "mean", "rank", "paper"]
+BESIDE = (
+    "Paper: as printed, its ± taken as percentage points; its F1 names no averaging.",
+    "Difference: ours − printed; † is a known misprint or doubt.",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Line:
 
     label: str
     cells: tuple[Shown, ...]
-    kind: Literal["value", "parameters", "mean", "rank", "paper"] = "value"
+    kind: Kind = "value"
 
 
 @dataclass(frozen=True)
@@ -105,18 +112,22 @@ class Sheet:
         return sheets
 
 
-def table_sheets(tables: Sequence[Table], revisions: set[int]) -> list[Sheet]:
-    """Return each table as it is printed, behind one of several backbones their parameters (the paper's Table 6)."""
+def table_sheets(tables: Sequence[tuple[Table, Printed | None]], revisions: set[int]) -> list[Sheet]:
+    """Return each table as it is printed, behind one of several backbones their parameters (the paper's Table 6).
+
+    Args:
+        tables: each with the paper's numbers to be put beside ours.
+        revisions: of the results in the whole report.
+    """
     sheets: list[Sheet] = []
     names: set[str] = set()
-    for table in tables:
+    for table, printed in tables:
         apart = ("demo-" if table.demo else "") + (f"r{table.results_revision}-" if len(revisions) > 1 else "")
         name = _unique(f"{apart}{table.spec.name}-{table.spec.metric.replace('_', '')}", names)
-        several = text.parameters_apart(table)
-        sheet = _result_sheet(table, name, revisions, with_parameters=not several)
+        sheet = _result_sheet(table, name, revisions, printed)
         sheets += sheet.turned() if table.spec.turned else [sheet]
-        if several:
-            sheets.append(_parameter_sheet(table, _unique(f"{apart}table6-{table.spec.name}", names)))
+        if text.parameters_apart(table):
+            sheets.append(_parameter_sheet(table, _unique(f"{apart}table6-{table.spec.name}", names), printed))
     return sheets
 
 
@@ -126,16 +137,32 @@ def _unique(name: str, names: set[str]) -> str:
     return found
 
 
-def _result_sheet(table: Table, name: str, revisions: set[int], with_parameters: bool) -> Sheet:
+def _result_sheet(table: Table, name: str, revisions: set[int], printed: Printed | None) -> Sheet:
     sections = []
-    for block in table.blocks:
-        lines = [_parameters(block)] if with_parameters else []
-        lines += [
-            Line(text.row_label(table, i), tuple(_shown(table, cell) for cell in table.cells[i])) for i in block.rows
-        ]
-        sections.append(Section(text.heading(table, block), (*lines, *_summaries(table, block))))
-    if table.combined and table.combined.ranked_rows:
-        sections.append(Section("All rows together", (_ranks(table.combined),)))
+    for b, block in enumerate(table.blocks):
+        lines = []
+        if not text.parameters_apart(table):
+            lines += [_parameters(block), *_paper(printed.parameters[b] if printed else None)]
+        for i in block.rows:
+            lines.append(Line(text.row_label(table, i), tuple(_shown(table, cell) for cell in table.cells[i])))
+            lines += _paper(
+                printed.cells[i] if printed else None, [cell.mean for cell in table.cells[i]], table.info.digits
+            )
+        if any(mean is not None for mean in block.means):
+            lines.append(_numbers("Mean", "mean", block.means, block.mean_marks, table.info.digits))
+            lines += _paper(printed.means[b] if printed else None, block.means, table.info.digits)
+        if block.ranked_rows and not table.combined:
+            lines.append(_numbers("Rank", "rank", block.ranks, block.rank_marks, RANK_DIGITS))
+            lines += _paper(printed.ranks[b] if printed else None, block.ranks, RANK_DIGITS)
+        sections.append(Section(text.heading(table, block), tuple(lines)))
+    if (together := table.combined) and together.ranked_rows:
+        ranks = _numbers("Rank", "rank", together.ranks, together.rank_marks, RANK_DIGITS)
+        paper = _paper(printed.combined if printed else None, together.ranks, RANK_DIGITS)
+        sections.append(Section("All rows together", (ranks, *paper)))
+    wrong: list[str] = []
+    if printed:
+        counts = [] if text.parameters_apart(table) else printed.parameters
+        wrong = misprints([*counts, *printed.cells, *printed.means, *printed.ranks, printed.combined])
     return Sheet(
         name,
         text.title(table),
@@ -143,22 +170,26 @@ def _result_sheet(table: Table, name: str, revisions: set[int], with_parameters:
         text.capitalised(table.across),
         tuple(text.column_title(column) for column in table.columns),
         tuple(sections),
-        tuple(text.protocol(table)),
-        tuple(text.notes(table, revisions)),
+        (*text.protocol(table), *(BESIDE if printed else ())),
+        (*text.notes(table, revisions), *wrong),
         tuple(commands(table)),
     )
 
 
-def _parameter_sheet(table: Table, name: str) -> Sheet:
-    lines = tuple(replace(_parameters(block), label=text.heading(table, block)) for block in table.blocks)
+def _parameter_sheet(table: Table, name: str, printed: Printed | None) -> Sheet:
+    lines: list[Line] = []
+    for b, block in enumerate(table.blocks):
+        lines += [replace(_parameters(block), label=text.heading(table, block))]
+        lines += _paper(printed.parameters[b] if printed else None)
     return Sheet(
         name,
         text.titled(table, "Trainable parameters"),
         "",
         "Backbone",
         tuple(text.column_title(column) for column in table.columns),
-        (Section("", lines),),
+        (Section("", tuple(lines)),),
         tuple(text.parameter_protocol()),
+        tuple(misprints(printed.parameters)) if printed else (),
     )
 
 
@@ -166,21 +197,23 @@ def _parameters(block: Block) -> Line:
     return Line("Parameters", tuple(Shown(*text.parameters(seen)) for seen in block.parameters), "parameters")
 
 
-def _summaries(table: Table, block: Block) -> list[Line]:
-    """Return the lines of means and of ranks, where a block has them."""
-    lines = []
-    if any(mean is not None for mean in block.means):
-        numbers = (text.fixed(mean, table.info.digits) for mean in block.means)
-        shown = tuple(Shown(number, mark=mark) for number, mark in zip(numbers, block.mean_marks, strict=True))
-        lines.append(Line("Mean", shown, "mean"))
-    if block.ranked_rows and not table.combined:
-        lines.append(_ranks(block))
-    return lines
+def _numbers(label: str, kind: Kind, values: Sequence[float | None], marks: Sequence[str], digits: int) -> Line:
+    pairs = zip(values, marks, strict=True)
+    return Line(label, tuple(Shown(text.fixed(value, digits), mark=mark) for value, mark in pairs), kind)
 
 
-def _ranks(block: Block) -> Line:
-    numbers = (text.fixed(rank, RANK_DIGITS) for rank in block.ranks)
-    return Line("Rank", tuple(Shown(n, mark=mark) for n, mark in zip(numbers, block.rank_marks, strict=True)), "rank")
+def _paper(numbers: Numbers | None, ours: Sequence[float | None] = (), digits: int = 0) -> list[Line]:
+    """Return a line of printed numbers, and one of the differences where they are numbers; nothing without any."""
+    if not numbers or not any(numbers):
+        return []
+    shown = tuple(Shown(f"{n.text}{'†' if n.misprint else ''}" if n else "") for n in numbers)
+    if not ours:
+        return [Line("paper", shown, "paper")]
+    apart = tuple(
+        Shown("" if n is None or n.value is None or mean is None else text.signed(mean - n.value, digits))
+        for n, mean in zip(numbers, ours, strict=True)
+    )
+    return [Line("paper", shown, "paper"), Line("difference", apart, "paper")]
 
 
 def _shown(table: Table, cell: Cell) -> Shown:

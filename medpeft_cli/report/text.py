@@ -63,6 +63,12 @@ def fixed(number: float | None, digits: int) -> str:
     return "–" if number is None else f"{number:.{digits}f}"
 
 
+def signed(number: float, digits: int) -> str:
+    """Return a difference with its sign; one that vanishes in these digits has none."""
+    shown = f"{abs(number):.{digits}f}"
+    return shown if float(shown) == 0 else f"{'+' if number > 0 else '−'}{shown}"
+
+
 def seeds_shown(table: Table, cell: Cell) -> str:
     """Return "(n)" for a cell with another number of seeds than most of its table."""
     return f"({len(cell.values)})" if cell.values and len(cell.values) != table.seeds[0] else ""

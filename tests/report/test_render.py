@@ -25,8 +25,8 @@ HOSTILE = (
     "+1", "-1", "@SUM(1)", "\t=1", "\r=1",
 )  # fmt: skip
 
-# what the renderer may use: booktabs and LaTeX itself
-KNOWN = """begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
+# what the renderer may use: booktabs, graphicx and LaTeX itself
+KNOWN = """quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
 textbf underline textit multicolumn par medskip parbox linewidth shortstack pm uparrow downarrow times cdot ldots ss r v c
 textbackslash textless textgreater textbar textasciicircum textasciitilde"""
 
@@ -84,7 +84,7 @@ def test_latex_is_well_formed_and_says_its_protocol(record, results, report, col
     assert latex_problems(source) == []
     caption = re.search(r"\\caption{(.*)}\n", source)[1]
     assert "Macro F1" in caption and "1,503" in caption and "seed" in caption and "DEMO" not in caption
-    assert r"\toprule" in source and r"\bottomrule" in source and r"\usepackage{booktabs}" in source
+    assert r"\toprule" in source and r"\bottomrule" in source and r"\usepackage{booktabs,graphicx}" in source
 
 
 def test_latex_marks_best_and_second_and_prints_mean_and_deviation(report):

@@ -114,7 +114,9 @@ def _of_table(table: Table) -> Iterator[Drawing]:
     for block in scores.main_blocks(table):
         if any(len(scores.cost_points(table, block, measure)) > 1 for measure in scores.COSTS.values()):
             yield Drawing(
-                _slug("cost", table.family, *_labels(table, block.rows[0], table.across if len(block.rows) > 1 else "")),
+                _slug(
+                    "cost", table.family, *_labels(table, block.rows[0], table.across if len(block.rows) > 1 else "")
+                ),
                 f"{metric} against cost, {text.heading(table, block) or text.subtitle(table) or 'all runs'}",
                 f"{FRONT.format('cost')} {_devices(table, block)}",
                 partial(scores.cost, table, block),
@@ -207,7 +209,11 @@ def _power(table: Table, block: Block) -> str:
     number, rows = sum(rank is not None for rank in block.ranks), len(scores.complete_rows(table, block))
     difference = scores.critical_difference(number, rows)
     average = [rank for rank in block.ranks if rank is not None]
-    told = "no two methods are further apart" if max(average) - min(average) < difference else "only pairs further apart differ"
+    told = (
+        "no two methods are further apart"
+        if max(average) - min(average) < difference
+        else "only pairs further apart differ"
+    )
     where = text.heading(table, block)
     return (
         f"{f'{where}: ' if where else ''}average rank of {number} methods over {rows} datasets, ticks are single datasets. Nemenyi's critical "
@@ -217,7 +223,9 @@ def _power(table: Table, block: Block) -> str:
 
 def _labels(table: Table, row: int, *without: str) -> list[str]:
     """Return the labels of a row that tell it from other rows, and its dataset."""
-    names = [name for name in table.spec.rows if name not in without and (name in text.varying(table) or name == "dataset")]
+    names = [
+        name for name in table.spec.rows if name not in without and (name in text.varying(table) or name == "dataset")
+    ]
     return [table.rows[row][name] for name in names]
 
 

@@ -72,7 +72,10 @@ def _classes(cell: Cell) -> tuple[str, ...]:
     found = {tuple(run.test.per_class) for run in cell.runs if run.test}
     names = found.pop() if len(found) == 1 else ()
     square = all(
-        len(run.test.confusion) == len(names) == len(line) for run in cell.runs if run.test for line in run.test.confusion
+        len(run.test.confusion) == len(names) == len(line)
+        for run in cell.runs
+        if run.test
+        for line in run.test.confusion
     )
     return names if square and all(run.test and run.test.confusion for run in cell.runs) else ()
 
@@ -92,7 +95,9 @@ def confusion(table: Table, row: int) -> Figure:
         counts = np.sum([run.test.confusion for run in cells[j].runs if run.test], axis=0)
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         edges = np.arange(len(names) + 1) * step
-        tiles.axes.pcolormesh(left + edges, top + edges, shares, cmap="Blues", vmin=0, vmax=115, edgecolor="white", linewidth=0.2)
+        tiles.axes.pcolormesh(
+            left + edges, top + edges, shares, cmap="Blues", vmin=0, vmax=115, edgecolor="white", linewidth=0.2
+        )
         for (a, b), value in np.ndenumerate(shares) if numbered else ():
             colour = "white" if value > 65 else "black"
             place = left + (b + 0.5) * step, top + (a + 0.5) * step
@@ -124,7 +129,10 @@ def reliabilities(table: Table, row: int) -> Figure:
         total = sum(each.images for each in bins)
         error = sum(each.images * abs(each.accuracy - each.confidence) for each in bins) / total
         x = [left + side * each.confidence for each in bins]
-        y, ideal = ([top + side * (1 - share) for share in shares] for shares in zip(*((b.accuracy, b.confidence) for b in bins), strict=True))
+        y, ideal = (
+            [top + side * (1 - share) for share in shares]
+            for shares in zip(*((b.accuracy, b.confidence) for b in bins), strict=True)
+        )
         axes = tiles.axes
         axes.plot([left, left, left + side], [top, top + side, top + side], color=BLACK, linewidth=0.8)
         axes.plot([left, left + side], [top + side, top], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))

@@ -270,7 +270,10 @@ def _name_points(axes: Axes, points: list[Point], front: set[Point]) -> None:
     for p in points:
         x, y = place((p.x, p.y))
         half = place((p.x, p.y + p.sd))[1] - y
-        taken += [(x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale), (x - scale, y - half, x + scale, y + half)]
+        taken += [
+            (x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale),
+            (x - scale, y - half, x + scale, y + half),
+        ]
     for one, other in pairwise(sorted(front)):  # the step line
         (x, y), (right, top) = place((one.x, one.y)), place((other.x, other.y))
         taken += [(x, y - scale, right, y + scale), (right - scale, min(y, top), right + scale, max(y, top))]
@@ -280,12 +283,17 @@ def _name_points(axes: Axes, points: list[Point], front: set[Point]) -> None:
         width, height = (4.1 if p in front else 3.7) * len(p.style.name) * scale, 8 * scale
         areas = [_beside(x, y, width, height, dx * scale, dy * scale) for dx, dy in OFFSETS]
         costs = [
-            sum(_overlap(area, other) for other in taken) + 9 * _outside(area, inside) + 2 * scale**2 * (abs(dx) + abs(dy))
+            sum(_overlap(area, other) for other in taken)
+            + 9 * _outside(area, inside)
+            + 2 * scale**2 * (abs(dx) + abs(dy))
             for area, (dx, dy) in zip(areas, OFFSETS, strict=True)
         ]
         best = costs.index(min(costs))
         taken.append(areas[best])
-        middle = ((areas[best][0] + areas[best][2]) / 2 - x) / scale, ((areas[best][1] + areas[best][3]) / 2 - y) / scale
+        middle = (
+            ((areas[best][0] + areas[best][2]) / 2 - x) / scale,
+            ((areas[best][1] + areas[best][3]) / 2 - y) / scale,
+        )
         far = max(map(abs, OFFSETS[best])) > 12
         axes.annotate(
             p.style.name, (p.x, p.y), xytext=middle, textcoords="offset points", fontsize=6.5, ha="center", va="center",
@@ -301,7 +309,11 @@ def _thousands(x: float) -> str:
 
 
 Area = tuple[float, float, float, float]  # left, bottom, right, top in pixels
-OFFSETS = [(dx, dy) for r in (7, 11, 18, 27, 38, 50) for dx, dy in ((r, 0), (-r, 0), (0, r), (0, -r), (r, r), (r, -r), (-r, r), (-r, -r))]
+OFFSETS = [
+    (dx, dy)
+    for r in (7, 11, 18, 27, 38, 50)
+    for dx, dy in ((r, 0), (-r, 0), (0, r), (0, -r), (r, r), (r, -r), (-r, r), (-r, -r))
+]
 
 
 def _beside(x: float, y: float, width: float, height: float, dx: float, dy: float) -> Area:

@@ -15,7 +15,14 @@ from matplotlib.figure import Figure
 from medpeft_cli.report import text
 from medpeft_cli.report.table import Table
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008, without black and yellow
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe & Ito 2008, without black and yellow
 BLACK, GREY, PALE = "#000000", "#8a8f94", "#e3e5e8"
 MARKERS = "^DvPX<>ph*"
 Dash = str | tuple[int, tuple[float, ...]]
