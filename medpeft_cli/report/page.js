@@ -9,7 +9,7 @@ function make(tag, attributes, ...children) {
   const svg = ["svg", "path", "circle", "line", "text"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -129,7 +129,7 @@ function metricsOf(run) {
 
 function classesOf(scores) {
   const names = Object.keys(scores.per_class[0]).filter((name) => name !== "support");
-  return table(["Class", "Images", ...names.flatMap((name) => [name.replace("_", " "), "interval"])], scores.classes.map((name, i) => {
+  return table(["Class", "Images", ...names.flatMap((name) => [({ f1: "F1", auroc: "AUROC" })[name] || name.replace("_", " "), "interval"])], scores.classes.map((name, i) => {
     const values = scores.per_class[i];
     return [name, String(values.support ?? "–"), ...names.flatMap((metric) => interval(values[metric], 3))];
   }));
