@@ -1,6 +1,7 @@
 """What lies beside a record: learning curves, predictions, pictures. Damaged files show nothing; the report goes on."""
 
 import json
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -91,8 +92,9 @@ def _labels_and_probabilities(path: Path, classes: tuple[str, ...]) -> "tuple[np
     first = len(COLUMNS)
     form: dict[str, Any] = {"delimiter": ",", "skiprows": 1, "quotechar": '"', "comments": None, "encoding": "latin-1"}
     try:
-        numbers = np.loadtxt(path, usecols=range(first, first + len(classes)), ndmin=2, **form)
-        names = np.loadtxt(path, usecols=COLUMNS.index("label"), dtype=str, ndmin=1, **form)
+        with warnings.catch_warnings(action="ignore"):  # of a file without lines
+            numbers = np.loadtxt(path, usecols=range(first, first + len(classes)), ndmin=2, **form)
+            names = np.loadtxt(path, usecols=COLUMNS.index("label"), dtype=str, ndmin=1, **form)
         found, labels = np.unique(names, return_inverse=True)
         index = {name.encode().decode("latin-1"): k for k, name in enumerate(classes)}
         if ((numbers >= 0) & (numbers <= 1 + 1e-6)).all() and (abs(numbers.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
