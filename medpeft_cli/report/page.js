@@ -25,7 +25,7 @@ function number(cell) {
 
 function sort(table, column, direction) {
   const rows = [...table.tBodies[0].rows];
-  if (!table.original) table.original = rows;
+  if (!table.original) table.original = [...rows];
   const numbers = rows.map((row) => number(row.cells[column]));
   const numeric = column > 0 && numbers.some((value) => value !== null);
   const keys = new Map(rows.map((row, i) => [row, numeric ? numbers[i] : row.cells[column].textContent]));
