@@ -32,6 +32,7 @@ DEPENDENCIES = [
     "scipy>=1.13",
     "jinja2>=3.1",
     "matplotlib>=3.9",
+    "scikit-posthocs>=0.9",
 ]
 
 

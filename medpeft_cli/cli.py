@@ -500,6 +500,7 @@ def _evaluate_folders(
         "medpeft report results/ --latex > tables.tex",
         "medpeft report results/ --html --figures",
         "medpeft report results/ --against-paper",
+        "medpeft report results/ --baseline full",
         "medpeft report results/ --rows dataset --columns method --where backbone=resnet50.a1_in1k --metric auroc_ovr",
     )
 )
@@ -546,6 +547,14 @@ def report(
             help="Beside ours the number that the paper prints and the difference; ranks by the paper's rules for ties.",
         ),
     ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="METHOD",
+            help="Test every method against this one: on each test split, from the saved predictions, and over datasets.",
+        ),
+    ] = None,
 ) -> None:
     """Tables of all runs under a folder, in the layout of the paper's Tables 2 to 6 or as asked.
 
@@ -558,7 +567,7 @@ def report(
     chosen = {"latex": latex, "csv": csv, "markdown": markdown, "json": console.json}
     forms = [name for name, wanted in chosen.items() if wanted]
     axes = [tuple(filter(None, (name.strip() for name in names.split(",")))) for names in (rows, columns)]
-    built = build_report(results, Question(metric, *axes, _where(where or []), against_paper))
+    built = build_report(results, Question(metric, *axes, _where(where or []), against_paper, baseline))
     if not (forms or html or figures):
         print_report(built)
     elif len(forms) == 1:

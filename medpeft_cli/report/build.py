@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medpeft_cli.errors import DataError
 from medpeft_cli.metrics.names import CLASSIFICATION, GENERATION, METRIC_INFO
@@ -12,9 +13,12 @@ from medpeft_cli.report.dimensions import chosen, dimension, placeable
 from medpeft_cli.report.layouts import arranged
 from medpeft_cli.report.paper import Printed, printed, ties
 from medpeft_cli.report.records import Problem, Run, read_records
-from medpeft_cli.report.sheet import Sheet, table_sheets
+from medpeft_cli.report.sheet import Sheet, table_names, table_sheets
 from medpeft_cli.report.table import Table, TableSpec, pivot
 from medpeft_cli.report.text import leftovers
+
+if TYPE_CHECKING:
+    from medpeft_cli.report.comparisons import TableTests
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Question:
         rows, columns: dimensions of one table instead of the paper's; empty = the paper's layouts.
         where: dimension → the labels, or names as a recipe has them, that a run may have.
         against_paper: put the paper's printed numbers beside ours, and rank by its rules for ties.
+        baseline: method that all others are tested against; None = no tests.
     """
 
     metric: str | None = None
@@ -33,6 +38,7 @@ class Question:
     columns: tuple[str, ...] = ()
     where: Mapping[str, Collection[str]] | None = None
     against_paper: bool = False
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,30 @@ class Report:
         return {table.results_revision for table in self.tables}
 
     @cached_property
+    def names(self) -> list[str]:
+        """A name for each table, unique in the report, for labels and files: letters, digits and hyphens."""
+        return table_names(self.tables)
+
+    @cached_property
     def sheets(self) -> list[Sheet]:
-        """The tables as they are printed, in order."""
-        return table_sheets([(table, self.printed(table)) for table in self.tables], self.revisions)
+        """The tables as they are printed, in order; the tests of a table follow it."""
+        sheets = table_sheets([(table, self.printed(table)) for table in self.tables], self.names, self.revisions)
+        if not self.tests:
+            return sheets
+        from medpeft_cli.report.comparison_sheets import comparison_sheets
+
+        return sheets + [
+            sheet for i, tests in enumerate(self.tests) for sheet in comparison_sheets(tests, self.names[i])
+        ]
+
+    @cached_property
+    def tests(self) -> list["TableTests"]:
+        """The tests of each table against the baseline, where they were asked for. Reads predictions."""
+        if self.question.baseline is None:
+            return []
+        from medpeft_cli.report.comparisons import compare
+
+        return [compare(table, self.question.baseline) for table in self.tables]
 
     def printed(self, table: Table) -> Printed | None:
         """The paper's numbers beside a table, where they were asked for and it has some."""
@@ -86,6 +113,8 @@ def build_report(results: Path, question: Question = Question()) -> Report:
     asked = chosen((run for run in runs if placeable(run)), question.where or {})
     if question.where and not asked:
         raise DataError(f"{results}: no run with {_said(question.where)}", _known(runs, question.where))
+    if question.baseline is not None:
+        lookup("method of these runs", {run.method: run for run in asked}, question.baseline)
     tables: list[Table] = []
     for metric, mine in _by_metric(asked, question.metric, problems).items():
         specs = (

@@ -3,10 +3,11 @@ r"""LaTeX tables that compile as they are: booktabs and graphicx are all they ne
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.sheet import Kind, Sheet, Shown
+from medpeft_cli.report.sheet import Kind, Line, Section, Sheet, Shown
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -50,6 +51,8 @@ ACCENTS = {
     "\u0327": "c",
 }
 PM, QUAD = r"\pm", r"\quad "
+COLUMNS, LINES = 12, 40  # that a page holds
+NOTES = 1500  # characters of notes under a table
 WIDE = 6  # columns of methods from which the spread becomes a subscript in small print
 
 
@@ -58,7 +61,7 @@ def latex(report: Report) -> str:
     parts = [
         "% tables by medpeft report; in the preamble: \\usepackage{booktabs,graphicx}; numbers.tex beside it defines a macro for each number\n"
     ]
-    parts += [_environment(sheet) for sheet in report.sheets]
+    parts += [_environment(part) for sheet in report.sheets for part in _parts(sheet)]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
     return "\n".join(parts)
 
@@ -79,6 +82,45 @@ def _sign(sign: str) -> str:
     return f"{{[}}U+{ord(sign):04X}{{]}}"
 
 
+def _parts(sheet: Sheet) -> list[Sheet]:
+    """Cut a table that no page holds into several: the first has the caption, the last the notes."""
+    cuts = [
+        (lines, slice(right, right + COLUMNS))
+        for lines in _pages(sheet)
+        for right in range(0, max(len(sheet.heads), 1), COLUMNS)
+    ]
+    parts = []
+    for i, (some, columns) in enumerate(cuts):
+        sections = [
+            Section(heading, tuple(replace(line, cells=line.cells[columns]) for _, line in group))
+            for heading, group in groupby(some, lambda pair: pair[0])
+        ]
+        part = replace(sheet, heads=sheet.heads[columns], sections=tuple(sections))
+        if len(cuts) > 1:
+            part = replace(part, name=f"{sheet.name}-part{i + 1}", title=f"{sheet.title} (part {i + 1} of {len(cuts)})")
+        if i > 0:
+            part = replace(part, caption=())
+        if i + 1 < len(cuts):
+            part = replace(part, notes=(), commands=())
+        parts.append(part)
+    return parts
+
+
+def _pages(sheet: Sheet) -> list[list[tuple[str, Line]]]:
+    """Return (heading, line) of each page: what belongs to a line stays with it."""
+    wide = len(sheet.heads) >= WIDE
+    pages: list[list[tuple[str, Line]]] = [[]]
+    height = 0
+    for section in sheet.sections:
+        for line in section.lines:
+            height += 2 if any(_below(shown, line.kind, wide) for shown in line.cells) else 1
+            if height > LINES and pages[-1] and line.kind != "paper":
+                pages.append([])
+                height = 1
+            pages[-1].append((section.heading, line))
+    return pages
+
+
 def _environment(sheet: Sheet) -> str:
     wide = len(sheet.heads) >= WIDE
     lines = [r"\toprule", _joined([escape(sheet.corner), *(_stacked(h) if wide else escape(h) for h in sheet.heads)])]
@@ -97,7 +139,10 @@ def _environment(sheet: Sheet) -> str:
             if any(below):
                 lines.append(_joined(["", *below]))
     title = ": ".join(filter(None, (sheet.title, sheet.subtitle)))
-    notes = " ".join(f"{note}." for note in sheet.notes)
+    notes = [f"{note}." for note in sheet.notes]
+    shown = [note for i, note in enumerate(notes) if sum(map(len, notes[: i + 1])) <= NOTES]
+    if more := notes[len(shown) :]:
+        shown.append(f"{len(more)} more notes are comments in the LaTeX source.")
     return "\n".join(
         [
             r"\begin{table}",
@@ -110,11 +155,26 @@ def _environment(sheet: Sheet) -> str:
             *lines,
             r"\bottomrule",
             r"\end{tabular}}",
-            *([f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize {escape(notes)}}}"] if notes else []),
+            *(
+                [f"\\par\\medskip\\parbox{{\\linewidth}}{{\\footnotesize\\raggedright {_breakable(shown)}}}"]
+                if shown
+                else []
+            ),
             r"\end{table}",
+            *(f"% {escape(note)}" for note in more),
             *(f"% to run: {command}" for command in sheet.commands),
             "",
         ]
+    )
+
+
+def _breakable(notes: Iterable[str]) -> str:
+    """Return escaped notes whose paths and names may be broken."""
+    return (
+        escape(" ".join(notes))
+        .replace("/", r"/\allowbreak{}")
+        .replace(r"\_", r"\_\allowbreak{}")
+        .replace("-", r"-\allowbreak{}")
     )
 
 

@@ -34,9 +34,15 @@ def files(report: Report, forms: Iterable[str]) -> dict[str, str]:
 
 def as_data(report: Report) -> dict[str, Any]:
     """Return every number of the report, with the ids of the runs behind it, JSON-ready."""
+    tests = []
+    if report.tests:
+        from medpeft_cli.report.comparison_sheets import comparison_data
+
+        tests = [comparison_data(each) for each in report.tests]
     return {
         "schema_version": 1,
         "tables": [_table_data(table, report) for table in report.tables],
+        **({"tests": tests} if tests else {}),
         "unplaced": [_run_data(run) for run in report.unplaced],
         "problems": [problem._asdict() for problem in report.problems],
     }

@@ -112,29 +112,35 @@ class Sheet:
         return sheets
 
 
-def table_sheets(tables: Sequence[tuple[Table, Printed | None]], revisions: set[int]) -> list[Sheet]:
+def table_names(tables: Sequence[Table]) -> list[str]:
+    """Return a name for each table, unique among them: letters, digits and hyphens."""
+    several = len({table.results_revision for table in tables}) > 1
+    names: list[str] = []
+    for table in tables:
+        apart = ("demo-" if table.demo else "") + (f"r{table.results_revision}-" if several else "")
+        name = f"{apart}{table.spec.name}-{table.spec.metric.replace('_', '')}"
+        same = sum(known == name or known.startswith(f"{name}-") for known in names)
+        names.append(f"{name}-{same + 1}" if same else name)
+    return names
+
+
+def table_sheets(
+    tables: Sequence[tuple[Table, Printed | None]], names: Sequence[str], revisions: set[int]
+) -> list[Sheet]:
     """Return each table as it is printed, behind one of several backbones their parameters (the paper's Table 6).
 
     Args:
         tables: each with the paper's numbers to be put beside ours.
+        names: of the tables.
         revisions: of the results in the whole report.
     """
     sheets: list[Sheet] = []
-    names: set[str] = set()
-    for table, printed in tables:
-        apart = ("demo-" if table.demo else "") + (f"r{table.results_revision}-" if len(revisions) > 1 else "")
-        name = _unique(f"{apart}{table.spec.name}-{table.spec.metric.replace('_', '')}", names)
+    for name, (table, printed) in zip(names, tables, strict=True):
         sheet = _result_sheet(table, name, revisions, printed)
         sheets += sheet.turned() if table.spec.turned else [sheet]
         if text.parameters_apart(table):
-            sheets.append(_parameter_sheet(table, _unique(f"{apart}table6-{table.spec.name}", names), printed))
+            sheets.append(_parameter_sheet(table, f"{name}-parameters", printed))
     return sheets
-
-
-def _unique(name: str, names: set[str]) -> str:
-    found = next(each for i in range(1, len(names) + 2) if (each := name if i == 1 else f"{name}-{i}") not in names)
-    names.add(found)
-    return found
 
 
 def _result_sheet(table: Table, name: str, revisions: set[int], printed: Printed | None) -> Sheet:

@@ -15,6 +15,7 @@ from medpeft_cli.report.sheet import Section, Sheet, Shown
 MARKS = {"best": "bold green", "second": "underline"}
 Column = tuple[str, list[Text]]  # heading and cells
 
+COMMANDS = 6  # shown under a table
 GAP = 2  # between columns: one of padding, one of the box
 
 
@@ -31,7 +32,9 @@ def terminal(report: Report) -> list[RenderableType]:
         parts += ["", Text(" ".join(sheet.caption), style="dim")]
         parts += _list(sheet.notes)
         if sheet.commands:
-            parts += [Text(f"{text.TO_RUN}:"), *_list(sheet.commands)]
+            more = len(sheet.commands) - COMMANDS
+            rest = [f"and {more} more: --markdown, --latex and --csv have all"] if more > 0 else []
+            parts += [Text(f"{text.TO_RUN}:"), *_list([*sheet.commands[:COMMANDS], *rest])]
     left_out = _list(text.leftovers(report.unplaced, report.problems))
     return [*parts, *(["", Text("Left out", style="bold"), *left_out] if left_out else [])]
 

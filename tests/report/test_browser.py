@@ -66,7 +66,9 @@ def test_a_reader_sorts_filters_and_opens_a_run(record, results, tmp_path):
     ))  # fmt: skip
     page = html(build_report(folder))
     sign = base64.b64encode(hashlib.sha256(DRIVER.encode()).digest()).decode()
-    page = page.replace("script-src '", f"script-src 'sha256-{sign}' '").replace("</body>", f"<script>{DRIVER}</script></body>")
+    page = page.replace("script-src '", f"script-src 'sha256-{sign}' '").replace(
+        "</body>", f"<script>{DRIVER}</script></body>"
+    )
     (tmp_path / "page.html").write_text(page)
     done = subprocess.run(
         [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
@@ -84,5 +86,10 @@ def test_a_reader_sorts_filters_and_opens_a_run(record, results, tmp_path):
     assert seen["evil"] == "" and "pwned" not in re.findall(r"<body[^>]*>", done.stdout)[0]
     assert seen["cell"] == 2
     assert {"Run it again", "Metrics", "Curves", "Recipe", "Environment"} <= set(seen["run"]["headings"])
-    assert seen["run"]["charts"] == 3 and seen["run"]["hidden"] and seen["run"]["focus"] == "H2" and not seen["run"]["wide"]
+    assert (
+        seen["run"]["charts"] == 3
+        and seen["run"]["hidden"]
+        and seen["run"]["focus"] == "H2"
+        and not seen["run"]["wide"]
+    )
     assert seen["back"] == [False, True]

@@ -13,7 +13,7 @@ from medpeft_cli.report.figures import drawings, not_drawn, write_figures
 from medpeft_cli.report.figures.plan import figure_tables
 from medpeft_cli.report.figures.scores import COSTS, Point, cost_points, critical_difference, crossovers, pareto
 from medpeft_cli.report.run_files import history, newest_samples, open_picture, reliability
-from tests.report.run_folder import add_predictions, add_pictures, cost, fill, generated
+from tests.report.run_folder import add_pictures, add_predictions, cost, fill, generated
 
 EVIL = "$\\frac{$</script><b>%_&#\u202etxt.exe مرحبا " + "x" * 300
 
@@ -75,7 +75,9 @@ def test_the_papers_resnet_front_leaves_out_tsa():
 
 def test_the_critical_difference_is_nemenyis():
     assert critical_difference(17, 5) == pytest.approx(11.05, abs=0.005)
-    assert critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)  # Demšar 2006, table 5
+    assert critical_difference(4, 14) == pytest.approx(
+        2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3
+    )  # Demšar 2006, table 5
     assert studentized_range.ppf(0.95, 4, np.inf) / np.sqrt(2) == pytest.approx(2.569, abs=5e-4)
 
 
@@ -105,7 +107,9 @@ def test_reliability_reads_whatever_prepare_may_have_named(record, results, name
     assert sum(each.images for each in reliability([run])) == 30
 
 
-@pytest.mark.parametrize("damage", ["", "id,group,label\n", "id,group,label,p_nv,p_mel,p_bcc\na,a,nv,0.1,0.2,nan\n", "\0"])
+@pytest.mark.parametrize(
+    "damage", ["", "id,group,label\n", "id,group,label,p_nv,p_mel,p_bcc\na,a,nv,0.1,0.2,nan\n", "\0"]
+)
 def test_damaged_files_beside_a_record_show_nothing(record, results, damage):
     run = build_report(results(record())).runs[0]
     for name in ("predictions.csv", "history.jsonl"):

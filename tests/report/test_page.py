@@ -94,8 +94,12 @@ def test_the_page_has_every_number_and_every_way_to_it(page, record, results):
 
 def test_nothing_from_the_data_can_act_and_nothing_is_fetched(page, record, results):
     names = {"title": EVIL, "method_title": EVIL, "backbone_title": EVIL, "classes": ("a", EVIL), "command": EVIL}
-    records = [record(seed=s, id=f"{s}{EVIL}", identity=f"{s}{EVIL}", recipe={"train": {EVIL: EVIL}}, **names) for s in (0, 1)]
-    records += [record(method="lora", status="failed", error={"message": EVIL}, environment={EVIL: {EVIL: EVIL}}, **names)]
+    records = [
+        record(seed=s, id=f"{s}{EVIL}", identity=f"{s}{EVIL}", recipe={"train": {EVIL: EVIL}}, **names) for s in (0, 1)
+    ]
+    records += [
+        record(method="lora", status="failed", error={"message": EVIL}, environment={EVIL: {EVIL: EVIL}}, **names)
+    ]
     folder = fill(results(*records))
     bad = folder / "<img src=x onerror=alert(1)>"
     bad.mkdir()
