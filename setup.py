@@ -30,6 +30,8 @@ DEPENDENCIES = [
     "pillow>=10.3",
     "pydicom>=3.0",
     "scipy>=1.13",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
     "scikit-posthocs>=0.9",
 ]
 

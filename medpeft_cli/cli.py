@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from medpeft_cli.errors import MedpeftError, RecipeError, RunError
 from medpeft_cli.options import Demo, Results, Set, Weights
 from medpeft_cli.options import examples as _examples
 from medpeft_cli.sweep.commands import sweep_app
+
+if TYPE_CHECKING:
+    from medpeft_cli.report import Report
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--verbose")
 GLOBAL_HELP = """--json, --quiet and --verbose go with every command, before or behind its name.
@@ -521,6 +524,7 @@ def _show_scores(scores: dict[str, Any]) -> None:
     epilog=_examples(
         "medpeft report results/",
         "medpeft report results/ --latex > tables.tex",
+        "medpeft report results/ --html --figures",
         "medpeft report results/ --against-paper",
         "medpeft report results/ --baseline full",
         "medpeft report results/ --rows dataset --columns method --where backbone=resnet50.a1_in1k --metric auroc_ovr",
@@ -535,6 +539,13 @@ def report(
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, a line per cell.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html", help="One page for a browser, RESULTS/report/index.html: tables, figures and every run."
+        ),
+    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Every figure as PDF and PNG in RESULTS/report/.")] = False,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -573,8 +584,8 @@ def report(
 ) -> None:
     """Tables of all runs under a folder, in the layout of the paper's Tables 2 to 6 or as asked.
 
-    Mean ± sd over seeds, best and second best, ranks, trained parameters, and what is missing. Reads records only. A form
-    is printed, and written to RESULTS/report/; several forms are only written.
+    Mean ± sd over seeds, best and second best, ranks, trained parameters, and what is missing. Reads records; page and
+    figures also what lies beside them. A form is printed, and written to RESULTS/report/; several forms are only written.
     """
     from medpeft_cli.files import write_text
     from medpeft_cli.report import Question, build_report, files, print_report, render
@@ -583,7 +594,7 @@ def report(
     forms = [name for name, wanted in chosen.items() if wanted]
     axes = [tuple(filter(None, (name.strip() for name in names.split(",")))) for names in (rows, columns)]
     built = build_report(results, Question(metric, *axes, _where(where or []), against_paper, baseline))
-    if not forms:
+    if not (forms or html or figures):
         print_report(built)
     elif len(forms) == 1:
         print(render(built, forms[0]), end="")
@@ -597,6 +608,25 @@ def report(
             console.warn(error.message)  # what was asked for is printed: a folder of others may be read-only
         else:
             print(path) if len(forms) > 1 else console.say(f"also in {path}")
+    for path in _drawn(built, results / "report", html, figures):
+        print(path) if not forms else console.say(f"also in {path}")
+
+
+def _drawn(built: "Report", folder: Path, html: bool, figures: bool) -> list[Path]:
+    """Write the parts of a report that need matplotlib, and return their files."""
+    from medpeft_cli.files import write_text
+
+    written = []
+    if figures:
+        from medpeft_cli.report.figures import write_figures
+
+        written += write_figures(built, folder)
+    if html:
+        from medpeft_cli.report.html import html as page
+
+        write_text(folder / "index.html", page(built))
+        written.append(folder / "index.html")
+    return written
 
 
 def _where(pairs: list[str]) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from medpeft_cli.data.card import SPLITS, Card, names_of
@@ -17,9 +16,8 @@ from medpeft_cli.data.duplicates import CORRELATION, DISTANCE, Thumbs
 from medpeft_cli.data.images import ImageStore
 from medpeft_cli.data.leaks import called
 from medpeft_cli.data.manifest import Manifest
-from medpeft_cli.words import counted
+from medpeft_cli.page import render_page
 
-TEMPLATE = Path(__file__).with_name("page.html")
 SHEET = 12  # pictures of a class; fewer with many classes
 SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 20, 3
 PIXELS = 128  # longer side of a small picture
@@ -50,11 +48,9 @@ def write_page(
     """
     store = ImageStore(manifest)
     grey = _grey_values(pictures, thumbs)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["n"] = lambda number: f"{number:,}"
-    environment.filters["counted"] = counted
     short = np.minimum(pictures.rows["original_height"], pictures.rows["original_width"])
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = render_page(
+        "data/page.html",
         card=card,
         info=manifest.info,
         splits=SPLITS,

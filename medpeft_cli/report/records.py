@@ -37,8 +37,9 @@ class Scores(Part):
 
 
 class Metrics(Part):
-    """Metrics by split; the report prints the test split."""
+    """Metrics by split; tables print the test split."""
 
+    val: Scores | None = None
     test: Scores | None = None
 
 
@@ -91,6 +92,12 @@ class Run(Part):
     parameters: Parameters | None = None
     metrics: Metrics | None = None
     error: str | dict[str, Any] | None = None
+    created: str | None = None
+    timing: dict[str, float | None] = {}
+    memory: dict[str, Any] = {}
+    energy: dict[str, float | None] = {}
+    selection: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
     folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
 
     def setting(self, *keys: str) -> Any:

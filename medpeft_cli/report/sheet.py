@@ -7,6 +7,7 @@ from typing import Literal
 from medpeft_cli.report import text
 from medpeft_cli.report.commands import commands
 from medpeft_cli.report.paper import Numbers, Printed, misprints
+from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
 
 Kind = Literal["value", "parameters", "mean", "rank", "paper"]
@@ -26,6 +27,7 @@ class Shown:
         seeds: "(n)" where it has another number of seeds than most of its table.
         mark: "best", "second" or "".
         state: why there is no number: missing, failed, cancelled, running, not scored, undefined; "" if there is one.
+        runs: that are behind it.
     """
 
     value: str
@@ -33,6 +35,7 @@ class Shown:
     seeds: str = ""
     mark: str = ""
     state: str = ""
+    runs: tuple[Run, ...] = ()
 
     @property
     def plain(self) -> str:
@@ -83,6 +86,11 @@ class Sheet:
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     methods: Literal["columns", "lines"] = "columns"
+
+    @property
+    def demo(self) -> bool:
+        """Whether it shows demo results."""
+        return self.name.startswith("demo-")
 
     def turned(self) -> list["Sheet"]:
         """Return it with lines and columns exchanged: a sheet for each section, as their lines may differ."""
@@ -217,5 +225,10 @@ def _paper(numbers: Numbers | None, ours: Sequence[float | None] = (), digits: i
 def _shown(table: Table, cell: Cell) -> Shown:
     digits = table.info.digits
     return Shown(
-        text.value(cell, digits), text.spread(cell, digits), text.seeds_shown(table, cell), cell.mark, cell.state
+        text.value(cell, digits),
+        text.spread(cell, digits),
+        text.seeds_shown(table, cell),
+        cell.mark,
+        cell.state,
+        (*cell.runs, *cell.others),
     )
