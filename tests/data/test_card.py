@@ -77,7 +77,7 @@ def test_the_hash_of_a_card_is_pinned(tmp_path):
 
 def test_example_cards_load(root):
     paths = sorted((root / "recipes/extra/cards").glob("*.yaml"))
-    assert len(paths) == 6
+    assert len(paths) == 7
     assert [load_card(path).name for path in paths] == [path.stem for path in paths]
 
 
