@@ -19,7 +19,7 @@ from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.loop import Micro, Plan
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
-from medpeft_cli.engine.run import recorded_run, train
+from medpeft_cli.engine.run import recorded_run, train, with_search
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
@@ -47,8 +47,10 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
     with recorded_run(loaded, results, command) as record:
         if "delta" not in record.data:
             record.save(status="running", error=None)
+            # --- search, where the recipe asks for one, by trials on the validation split
+            recipe = with_search(record, loaded.recipe, _trial)
             # --- data and model
-            assembly = assemble(loaded.recipe)
+            assembly = assemble(recipe)
             manifest, built = assembly.manifest, assembly.pretrained
             refuse_changed_inputs(record, manifest.sha256, built.weights_sha256)
             describe(assembly)
@@ -58,7 +60,7 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
             ):  # of an earlier model; they would be scored as this one's
                 stale.unlink()
             # --- train; validation picks the epoch
-            info = adapter_info(loaded.recipe, built, manifest, record.data["id"])
+            info = adapter_info(recipe, built, manifest, record.data["id"])
             train(assembly, ClassifyTask(assembly, record.run_dir), info, record)
         record.save(status="trained", error=None)
         Checkpoint(record.run_dir / "checkpoint").remove()
@@ -66,6 +68,11 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
         if evaluate:
             score_test(record, loaded.recipe)
     return record.run_dir
+
+
+def _trial(recipe: ClassifyRecipe, folder: Path) -> tuple[Assembly, "ClassifyTask"]:
+    assembly = assemble(recipe)
+    return assembly, ClassifyTask(assembly, folder)
 
 
 def score_test(record: Record, recipe: ClassifyRecipe, weights: Path | None = None) -> None:

@@ -25,6 +25,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
 
 
+class DivergedError(RunError):
+    """A loss or a trained tensor is no longer finite."""
+
+
 class Micro(NamedTuple):
     """One forward pass's share of an optimiser step."""
 
@@ -300,7 +304,7 @@ def _refuse_non_finite(delta: dict[str, Tensor], state: State, plan: Plan, spec:
 
 
 def _diverged(what: str, spec: Optimisation, kept: str = "") -> RunError:
-    return RunError(
+    return DivergedError(
         f"{what} (precision {spec.precision}, lr {spec.lr:g})",
         f"lower train.lr, or set train.precision to bfloat16 or float32, or train.clip_norm to 1.0{kept}",
     )
