@@ -171,7 +171,9 @@ class _Study:
             self._refuse_other_inputs(assembly)
             with console.progress(task.plan.total_steps, name, "steps") as advance:
                 watched = _Watched(task, trial, self.metric, note_time)
-                state, _, _ = fit(assembly.adapted, watched, asked.train, asked.seed, assembly.device, checkpoint, advance)
+                state, _, _ = fit(
+                    assembly.adapted, watched, asked.train, asked.seed, assembly.device, checkpoint, advance
+                )
             value = state.best_value
         except optuna.TrialPruned:
             value = None

@@ -10,7 +10,15 @@ from typing import Any
 
 from medpeft_cli.recipe.schema import Recipe
 
-INCIDENTAL = (("data", "root"), ("device",), ("workers",), ("track",), ("train", "checkpoint_seconds"), ("sample",), ("evaluate",))
+INCIDENTAL = (
+    ("data", "root"),
+    ("device",),
+    ("workers",),
+    ("track",),
+    ("train", "checkpoint_seconds"),
+    ("sample",),
+    ("evaluate",),
+)
 """Fields that say where, how fast and how a trained run is sampled and scored, not what is trained."""
 
 
