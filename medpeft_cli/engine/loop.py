@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -83,6 +83,7 @@ def fit(
     device: torch.device,
     checkpoint: Checkpoint,
     advance: Advance,
+    follow: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[State, dict[str, Tensor], dict[str, Any]]:
     """Train until the last step or until patience runs out, going on from the checkpoint if there is one.
 
@@ -96,6 +97,7 @@ def fit(
         seed: the run's seed.
         checkpoint: where the state is kept.
         advance: called after each optimiser step with the number of steps and a note.
+        follow: called with each new entry of the history.
 
     Returns:
         Final state, the delta of the epoch that was picked (CPU tensors), and {peak_bytes, measure}.
@@ -221,6 +223,8 @@ def fit(
             "lr": optimiser.param_groups[0]["lr"],
             "val": scores,
         })  # fmt: skip
+        if follow is not None:
+            follow(state.history[-1])
         state.epoch, state.step, state.losses = state.epoch + 1, 0, []
         advance(0, note=f"{metric} {value:.3f}")
         peak = PeakMemory(device)

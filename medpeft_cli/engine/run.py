@@ -16,6 +16,7 @@ from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
+from medpeft_cli.engine.track import tracked
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
@@ -58,7 +59,7 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
     """
     record = Record.open(run_directory(loaded.path, loaded.recipe, results), loaded, command)
     try:
-        with explained(loaded.recipe):
+        with explained(loaded.recipe), tracked(record, loaded.recipe):
             yield record
     except Stopped as stop:  # one that SLURM starts again is still running
         record.save(status="running" if stop.again else "cancelled")
@@ -141,7 +142,7 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     recipe, adapted, device, run_dir = assembly.recipe, assembly.adapted, assembly.device, record.run_dir
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
-        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance)
+        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow)
     leave_if_asked()
     write_text(run_dir / "history.jsonl", "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in state.history))
     set_delta(adapted, best)

@@ -101,7 +101,9 @@ def test_all_trials_are_done_recorded_and_the_best_on_validation_is_chosen(recip
     best = max(found["trials"], key=lambda trial: trial["value"])
     assert (found["chosen"], found["value"], found["trial"]) == (best["values"], best["value"], best["number"])
     assert found["trials"][0]["values"] == {"train.lr": 1e-3, "method.rank": 4}  # the recipe's own
-    assert found["seconds"] == pytest.approx(sum(trial["seconds"] for trial in found["trials"])) and found["seconds"] > 0
+    assert (
+        found["seconds"] == pytest.approx(sum(trial["seconds"] for trial in found["trials"])) and found["seconds"] > 0
+    )
     assert len({trial["values"]["train.lr"] for trial in found["trials"]}) == 6
     assert not list((tmp_path / "study").glob("trials/*/checkpoint"))
     json.dumps(found, allow_nan=False)

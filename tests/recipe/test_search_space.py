@@ -85,7 +85,9 @@ def test_a_searching_recipe_dumps_and_loads_again(searching, write):
 def test_seeds_share_a_study_and_a_search_makes_another_run(searching):
     other = searching.model_copy(update={"seed": 1})
     assert study_id(other) == study_id(searching) != run_id(searching)
-    assert study_id(searching).startswith("vit_base-isic-lora-f100-search-") and study_id(searching).endswith(cell(other))
+    assert study_id(searching).startswith("vit_base-isic-lora-f100-search-") and study_id(searching).endswith(
+        cell(other)
+    )
     assert identity(other) != identity(searching)
     plain = with_values(searching, {}).model_copy(update={"search": searching.search.model_copy(update={"trials": 0})})
     assert identity(plain) != identity(searching)
@@ -99,7 +101,9 @@ def test_a_trial_is_the_recipe_with_its_values_shorter_of_seed_zero_and_without_
     trial = trial_recipe(recipe, {"train.lr": 3e-4, "method.rank": 2})
     assert (trial.train.epochs, trial.train.warmup_epochs, trial.train.lr) == (2, 0.5, 3e-4)
     assert (trial.seed, trial.search.trials, trial.method.parameters["rank"]) == (0, 0, 2)
-    same = with_values(trial, {"train.lr": recipe.train.lr, "train.epochs": 10, "train.warmup_epochs": 2, "method.rank": 4})
+    same = with_values(
+        trial, {"train.lr": recipe.train.lr, "train.epochs": 10, "train.warmup_epochs": 2, "method.rank": 4}
+    )
     assert same == recipe.model_copy(update={"seed": 0, "search": trial.search})
 
 
