@@ -10,6 +10,7 @@ from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.recipe.identity import essence
 from medpeft_cli.recipe.load import leaves
 from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.recipe.search import with_values
 from medpeft_cli.runs.record import Record
 
 PROJECT = "medpeft"
@@ -19,12 +20,14 @@ PACKAGES = {
     "mlflow": ("mlflow",),
     "trackio": ("trackio",),
 }
-WANDB = {  # it would send the machine's figures, the repository, the code and what is printed too
+WANDB = {  # it would send the machine and its figures, packages, repository, code and what is printed too
     "console": "off",
     "disable_code": True,
     "disable_git": True,
+    "x_disable_machine_info": True,
     "x_disable_meta": True,
     "x_disable_stats": True,
+    "x_save_requirements": False,
 }
 
 
@@ -48,30 +51,33 @@ def tracked(record: Record, recipe: Recipe) -> Iterator[None]:
     try:
         tracker = _open(name, record)
         tracker.start()
-        tracker.store_init_configuration(_flat(essence(recipe.model_dump(mode="json"))))
     except Exception as error:
         raise RunError(
             f"track: {name} does not start: {error}", "run without --track: the record needs none"
         ) from error
-    last_step, working = 0, True
+    last_step: int | None = None
+    working = True
 
     def send(values: dict[str, Any], step: int) -> None:
         nonlocal last_step, working
-        last_step = max(last_step, step)
         if not working:
             return
         try:
+            if last_step is None:  # only now is it known what a search has chosen
+                settings = with_values(recipe, record.data.get("search", {}).get("chosen", {}))
+                tracker.store_init_configuration(_flat(essence(settings.model_dump(mode="json"))))
             tracker.log(values, step=step)
         except Exception as error:
             working = False
             console.warn(f"track: {name} failed and is left: {error}")
+        last_step = step
 
     record.follow = lambda entry: send(_flat({k: v for k, v in entry.items() if k != "step"}, "/"), entry["step"])
     try:
         yield
         if test := record.data.get("metrics", {}).get("test"):
             values = {f"test/{metric}": scored["value"] for metric, scored in test["overall"].items()}
-            step = max(last_step, record.data["selection"]["step"])
+            step = last_step or record.data["selection"]["step"]
             send({metric: value for metric, value in values.items() if value is not None}, step)
     finally:
         try:
@@ -82,8 +88,9 @@ def tracked(record: Record, recipe: Recipe) -> Iterator[None]:
 
 def _open(name: str, record: Record) -> Any:
     """Return accelerate's tracker; the same run, started again, goes on in the tracker where that can."""
-    from accelerate import tracking
+    from accelerate import PartialState, tracking
 
+    PartialState()  # what its trackers ask whether this is the main process
     run = record.data["id"]
     if name == "tensorboard":
         return tracking.TensorBoardTracker(name, logging_dir=record.run_dir)
