@@ -1,7 +1,8 @@
 """Send a run to an experiment tracker beside its record, through accelerate's trackers: losses, metrics, recipe, nothing else."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -49,8 +50,9 @@ def tracked(record: Record, recipe: Recipe) -> Iterator[None]:
     if not any(find_spec(package) for package in PACKAGES[name]):
         raise RecipeError(f"track: {name} is not installed", f"pip install {name}; or run without --track")
     try:
-        tracker = _open(name, record)
-        tracker.start()
+        with redirect_stdout(sys.stderr):  # ours is for the run's folder
+            tracker = _open(name, record)
+            tracker.start()
     except Exception as error:
         raise RunError(
             f"track: {name} does not start: {error}", "run without --track: the record needs none"
@@ -81,7 +83,10 @@ def tracked(record: Record, recipe: Recipe) -> Iterator[None]:
             send({metric: value for metric, value in values.items() if value is not None}, step)
     finally:
         try:
-            tracker.finish()
+            with redirect_stdout(sys.stderr):
+                (
+                    sys.modules["trackio"] if name == "trackio" else tracker
+                ).finish()  # or it prints at the very end again
         except Exception as error:
             console.warn(f"track: {name} did not end well: {error}")
 
@@ -97,7 +102,7 @@ def _open(name: str, record: Record) -> Any:
     if name == "mlflow":
         return tracking.MLflowTracker(PROJECT, run_name=run)
     if name == "trackio":
-        return tracking.TrackioTracker(PROJECT, name=run, resume="allow")
+        return tracking.TrackioTracker(PROJECT, name=run, resume="allow", auto_log_cpu=False, auto_log_gpu=False)
     return tracking.WandBTracker(PROJECT, id=run, name=run, resume="allow", dir=str(record.run_dir), settings=WANDB)
 
 
