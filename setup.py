@@ -25,6 +25,7 @@ DEPENDENCIES = [
     # what they need beside them
     "accelerate>=1.8",
     "safetensors>=0.5",
+    "optuna>=4.2",
     "pydantic>=2.10",
     "numpy>=2.0",
     "pillow>=10.3",

@@ -208,6 +208,7 @@ def _fetch_models(grid: Path) -> None:
     epilog=_examples(
         "medpeft finetune recipes/isic_ssf.yaml",
         "medpeft finetune recipes/isic_lora.yaml --demo --set method.rank=4 --seed 1",
+        "medpeft finetune recipes/isic_ssf.yaml --set search.trials=0 --track tensorboard",
     )
 )
 def finetune(
@@ -233,8 +234,16 @@ def finetune(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split once at the end.")
     ] = True,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            metavar="NAME",
+            help="Also send losses, metrics and recipe to tensorboard, wandb, mlflow or trackio, if installed.",
+        ),
+    ] = None,
 ) -> None:
-    """Fine-tune as a recipe says.
+    """Fine-tune as a recipe says, after the search that it asks for.
 
     The same command resumes a half-done run and skips a finished one. Prints the run directory.
     """
@@ -244,6 +253,7 @@ def finetune(
         from medpeft_cli.recipe.load import load_recipe
 
         overrides = (overrides or []) + ([] if seed is None else [f"seed={seed}"])
+        overrides += [] if track is None else [f"track={track}"]
         loaded = load_recipe(recipe, overrides, demo=demo)
         for field, origin in loaded.origins.items():
             console.detail(f"{field} ← {origin}")

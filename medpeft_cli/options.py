@@ -8,7 +8,7 @@ import typer
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.lr=1e-3. Repeatable."
+        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.epochs=10. Repeatable."
     ),
 ]
 Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]

@@ -23,7 +23,8 @@ def demo_overlay(recipe: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The values to lay over it. The backbone is the bundled one of the same family; `weights: random` stays.
     """
-    return _generate(recipe) if "pipeline" in recipe else _classify(recipe)
+    values = _generate(recipe) if "pipeline" in recipe else _classify(recipe)
+    return values | {"search": {"trials": 0}}  # its own rates; --set search.trials=4 searches here too
 
 
 def _classify(recipe: dict[str, Any]) -> dict[str, Any]:

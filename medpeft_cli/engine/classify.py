@@ -18,7 +18,7 @@ from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, ope
 from medpeft_cli.engine.loop import Micro, Plan
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
-from medpeft_cli.engine.run import finish_training, recorded_run, train
+from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.together import block, dealt, gathered, share_count
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
@@ -48,8 +48,10 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
     with recorded_run(loaded, results, command) as record:
         if "delta" not in record.data:
             record.save(status="running", error=None)
+            # --- search, where the recipe asks for one, by trials on the validation split
+            recipe = with_search(record, loaded.recipe, _trial)
             # --- data and model
-            assembly = assemble(loaded.recipe)
+            assembly = assemble(recipe)
             manifest, built = assembly.manifest, assembly.pretrained
             refuse_changed_inputs(record, manifest.sha256, built.weights_sha256)
             describe(assembly)
@@ -59,13 +61,18 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
             ):  # of an earlier model; they would be scored as this one's
                 stale.unlink(missing_ok=True)
             # --- train; validation picks the epoch
-            info = adapter_info(loaded.recipe, built, manifest, record.data["id"])
+            info = adapter_info(recipe, built, manifest, record.data["id"])
             train(assembly, ClassifyTask(assembly, record.run_dir), info, record)
         finish_training(record)
         # --- test split, once
         if evaluate and not ranks.follows():
             score_test(record, loaded.recipe)
     return record.run_dir
+
+
+def _trial(recipe: ClassifyRecipe, folder: Path) -> tuple[Assembly, "ClassifyTask"]:
+    assembly = assemble(recipe)
+    return assembly, ClassifyTask(assembly, folder)
 
 
 def score_test(record: Record, recipe: ClassifyRecipe, weights: Path | None = None) -> None:

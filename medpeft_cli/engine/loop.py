@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +25,10 @@ from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
+
+
+class DivergedError(RunError):
+    """A loss or a trained tensor is no longer finite."""
 
 
 class Micro(NamedTuple):
@@ -81,6 +85,7 @@ def fit(
     device: torch.device,
     checkpoint: Checkpoint,
     advance: Advance,
+    follow: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[State, dict[str, Tensor], dict[str, Any]]:
     """Train until the last step or until patience runs out, going on from the checkpoint if there is one.
 
@@ -95,6 +100,7 @@ def fit(
         seed: the run's seed.
         checkpoint: where the state is kept.
         advance: called after each optimiser step with the number of steps and a note.
+        follow: called with each new entry of the history.
 
     Returns:
         Final state, the delta of the epoch that was picked (CPU tensors), and {peak_bytes, measure}.
@@ -230,6 +236,8 @@ def fit(
             "lr": optimiser.param_groups[0]["lr"],
             "val": scores,
         })  # fmt: skip
+        if follow is not None:
+            follow(state.history[-1])
         state.epoch, state.step, state.losses = state.epoch + 1, 0, []
         advance(0, note=f"{metric} {value:.3f}")
         peak = PeakMemory(device)
@@ -313,7 +321,7 @@ def _refuse_non_finite(delta: dict[str, Tensor], state: State, plan: Plan, spec:
 
 
 def _diverged(what: str, spec: Optimisation, kept: str = "") -> RunError:
-    return RunError(
+    return DivergedError(
         f"{what} (precision {spec.precision}, lr {spec.lr:g})",
         f"lower train.lr, or set train.precision to bfloat16 or float32, or train.clip_norm to 1.0{kept}",
     )

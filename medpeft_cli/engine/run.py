@@ -1,10 +1,11 @@
 """What the runs of all tasks share: a record that tells how they ended, and an adapter that is proved to reload."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -16,15 +17,23 @@ from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.together import answerable, told
-from medpeft_cli.errors import DataError, RunError
+from medpeft_cli.engine.track import tracked
+from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
+from medpeft_cli.recipe.identity import study_id
 from medpeft_cli.recipe.load import Loaded
+from medpeft_cli.recipe.schema import Recipe
+from medpeft_cli.recipe.search import with_values
+from medpeft_cli.runs import ranks
 from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.ranks import follows
 from medpeft_cli.runs.record import REPAIR, Copy, Record
 from medpeft_cli.runs.skip import run_directory
 from medpeft_cli.runs.stop import Stopped, leave_if_asked
+
+if TYPE_CHECKING:
+    from medpeft_cli.engine.search import Build
 
 RELOAD_TOLERANCE = 1e-3  # of the outputs, on devices whose sums are not reproducible; on a CPU they must be equal
 
@@ -61,7 +70,11 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
     record = Record.open(run_dir, loaded, command)
     told(record.data)
     try:
-        with answerable(lambda error: record.save(status="failed", error=error)), explained(loaded.recipe):
+        with (
+            answerable(lambda error: record.save(status="failed", error=error)),
+            explained(loaded.recipe),
+            tracked(record, loaded.recipe),
+        ):
             yield record
     except Stopped as stop:  # one that SLURM starts again is still running
         record.save(status="running" if stop.again else "cancelled")
@@ -104,6 +117,36 @@ def refuse_untrained(record: Record) -> None:
         raise DataError(f"{record.run_dir / 'record.json'}: damaged record: no {', '.join(sorted(missing))}", REPAIR)
 
 
+def with_search(record: Record, recipe: Recipe, build: "Build") -> Recipe:
+    """Return the recipe with the values that its search has chosen; the recipe itself where it searches nothing.
+
+    Args:
+        record: of the run; it gets the search, and the time that this run spent in it.
+        recipe: the run's.
+        build: makes data, model and task of a trial; the task must not know the test split.
+
+    Raises:
+        RecipeError, DataError, RunError: as `engine.search.search` raises them.
+    """
+    if not recipe.search.trials:
+        return recipe
+    if "search" not in record.data:
+        if ranks.here.size > 1:
+            raise RecipeError(
+                f"search: got {ranks.here.size} processes for one run, wanted one: its trials are shared otherwise",
+                "without --gpus (or torchrun, srun); start other seeds beside it and they share the trials",
+            )
+        from medpeft_cli.engine.search import search
+
+        timing, started = record.data.get("timing", {}), time.monotonic()
+        try:
+            record.data["search"] = search(recipe, record.run_dir.parent / study_id(recipe), build)
+        finally:
+            spent = timing.get("search_seconds", 0.0) + time.monotonic() - started
+            record.save(timing=timing | {"search_seconds": round(spent, 3)})
+    return with_values(recipe, record.data["search"]["chosen"])
+
+
 def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Record) -> None:
     """Fit, save the adapter, prove that it reloads, and complete the record up to validation.
 
@@ -119,7 +162,7 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     recipe, adapted, device, run_dir = assembly.recipe, assembly.adapted, assembly.device, record.run_dir
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
-        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance)
+        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow)
     if follows():
         return
     leave_if_asked()
@@ -137,7 +180,8 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     )
     record.save(
         delta=delta,
-        timing={
+        timing=record.data.get("timing", {})
+        | {
             "train_seconds": round(state.seconds, 3),
             "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
         },

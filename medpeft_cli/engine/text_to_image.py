@@ -29,7 +29,7 @@ from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
 from medpeft_cli.engine.generate import FOLDER, folder_of, make, prompts_of_test_split, wanted_by
 from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
-from medpeft_cli.engine.run import finish_training, recorded_run, train
+from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.sample import Sampler, Settings, image_seed
 from medpeft_cli.engine.together import told, wait_for_all
 from medpeft_cli.errors import DataError
@@ -58,15 +58,17 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
     with recorded_run(loaded, results, command) as record:
         if "delta" not in record.data:
             record.save(status="running", error=None)
+            # --- search, where the recipe asks for one, by trials on the validation split
+            recipe = with_search(record, loaded.recipe, _trial)
             # --- data and model
-            assembly = assemble(loaded.recipe)
+            assembly = assemble(recipe)
             diffusion = assembly.pretrained
             refuse_changed_inputs(record, assembly.manifest.sha256, diffusion.weights_sha256)
             if evaluate:
                 refuse_unscorable(loaded.recipe, assembly.manifest)
             describe(assembly)
             record.save(**facts(assembly))
-            info = pipeline_info(loaded.recipe, diffusion, assembly.input.size, record.data["id"])
+            info = pipeline_info(recipe, diffusion, assembly.input.size, record.data["id"])
             shutil.rmtree(record.run_dir / FOLDER, ignore_errors=True)  # of an earlier model
             # --- latents and prompts, from the cache; then VAE and text encoder go
             if follows():
@@ -84,6 +86,14 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
         if evaluate:
             score_test(record, loaded.recipe)
     return record.run_dir
+
+
+def _trial(recipe: GenerateRecipe, folder: Path) -> tuple[Assembly, DenoiseTask]:
+    assembly = assemble(recipe)
+    encoded = encode_dataset(assembly, _needed(assembly))
+    assembly = without_encoders(assembly)
+    free_memory()
+    return assembly, DenoiseTask(assembly, encoded, lambda model, step: None)
 
 
 def assemble(recipe: GenerateRecipe) -> Assembly:

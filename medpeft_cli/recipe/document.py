@@ -33,10 +33,40 @@ method: {name: lora, rank: 8}
 - **Paths** (a card, a data folder, weights) are seen from the folder in which the command runs; only `base` is relative to
   its file.
 - **Identity**: the run is named by a hash of the resolved recipe, as in `vit_base-isic-lora-f10-s0-3fa9c1d2`. The order of
-  fields, comments, `data.root`, `device`, `workers`, `train.checkpoint_seconds` and all of `sample` and `evaluate` do not count,
+  fields, comments, `data.root`, `device`, `workers`, `track`, `train.checkpoint_seconds` and all of `sample` and `evaluate` do not count,
   and of a card, a weights file or a pipeline only the last part of its path does; any other change is another run.
 
 ## Fields of every task
+"""
+
+SEARCH = """\
+## Search
+
+A recipe may have values of `train` and of its method searched before it trains, by trials on the validation split:
+
+```yaml
+search:
+  trials: 8                                   # 0 = none; the same number for every method makes methods comparable
+  length: 0.5                                 # a trial trains half as long as the run
+  space:
+    train.lr: {log: [1e-5, 1e-2]}
+    train.weight_decay: {linear: [0, 0.1]}
+    method.rank: {choice: [4, 8, 16]}         # of a whole number, log and linear give whole numbers
+```
+
+- **A trial** is a training as the recipe says, with seed 0; what it is worth is the best value of `train.select` on the validation
+  split (the last loss, where `select: last`). The test split is scored once, by the run with the chosen values.
+- **The first trial** takes the recipe's own values, where they lie in their range. Optuna's TPE sampler proposes the others, half of
+  them at random. `prune: true` stops a trial, from a quarter of its steps on, when its best value is below the median of the others'.
+- **Seeds share a search.** The study lies beside their runs, in `<results>/<recipe>/…-search-<cell>/`; processes that run several
+  seeds at once share its trials out, also on several hosts with one file system. A trial that was killed is gone on with from its
+  checkpoint by whoever comes next; there are never more trials than the recipe says.
+- **The record** has the chosen values, every trial and what all of them took ([records.md](records.md)).
+- A field that is searched has no value on the command line or in a grid's matrix as well; `--set search.trials=0` trains with the
+  recipe's own. `--demo` searches nothing unless it is told to: `--demo --set search.trials=4`.
+
+The recipes of the paper search `train.lr`, eight trials for every method, model and dataset.
+
 """
 
 GRIDS = """\
@@ -75,7 +105,7 @@ def recipe_reference() -> str:
     for task, recipe in RECIPES.items():
         own = [name for name in recipe.model_fields if name not in Recipe.model_fields]
         parts += [f"## Fields of `task: {task}`\n", *_sections(_only(recipe, own))]
-    return "\n".join([*parts, _hyper_parameters(METHODS), _grids()])
+    return "\n".join([*parts, _hyper_parameters(METHODS), SEARCH + _grids()])
 
 
 def _grids() -> str:

@@ -10,7 +10,15 @@ from typing import Any
 
 from medpeft_cli.recipe.schema import Recipe
 
-INCIDENTAL = (("data", "root"), ("device",), ("workers",), ("train", "checkpoint_seconds"), ("sample",), ("evaluate",))
+INCIDENTAL = (
+    ("data", "root"),
+    ("device",),
+    ("workers",),
+    ("track",),
+    ("train", "checkpoint_seconds"),
+    ("sample",),
+    ("evaluate",),
+)
 """Fields that say where, how fast and how a trained run is sampled and scored, not what is trained."""
 
 
@@ -34,10 +42,18 @@ def run_id(recipe: Recipe) -> str:
 
     The amount is f and the percentage of the training split, or k and the images per class.
     """
+    return f"{_setting(recipe)}-s{recipe.seed}-{identity(recipe)}"
+
+
+def study_id(recipe: Recipe) -> str:
+    """Return model-card-method-amount-search-cell, as in `vit_base-isic-ssf-f100-search-9b1c04aa`: all seeds share it."""
+    return f"{_setting(recipe)}-search-{cell(recipe)}"
+
+
+def _setting(recipe: Recipe) -> str:
     data = recipe.data
     amount = f"k{data.k_shot}" if data.k_shot is not None else f"f{100 * data.fraction:.6g}"
-    words = (_short(recipe.pretrained_name), _word(card_name(data.card)), _word(recipe.method.name))
-    return "-".join((*words, amount, f"s{recipe.seed}", identity(recipe)))
+    return "-".join((_short(recipe.pretrained_name), _word(card_name(data.card)), _word(recipe.method.name), amount))
 
 
 def card_name(card: str) -> str:
@@ -52,6 +68,8 @@ def essence(recipe: Mapping[str, Any]) -> dict[str, Any]:
         recipe: plain values, as `model_dump(mode="json")` gives them and a record holds them; what is missing stays so.
     """
     values = deepcopy(dict(recipe))
+    if not _section(values, "search").get("trials"):  # a recipe that searches nothing is the recipe without it
+        values.pop("search", None)
     for *above, name in INCIDENTAL:
         _section(values, *above).pop(name, None)
     for section, field, short in (

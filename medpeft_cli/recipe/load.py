@@ -12,6 +12,7 @@ from typing import Any
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.problems import check, got, one_of, place_of
 from medpeft_cli.recipe.schema import RECIPES, MethodChoice, Recipe
+from medpeft_cli.recipe.search import SPACE, check_space
 from medpeft_cli.recipe.source import (
     Document,
     Key,
@@ -129,7 +130,7 @@ def _merge_maps(merged: Document, above: Document, key: Key, old: dict[str, Any]
         here = (*key, name)
         before: Any = old.get(name)
         both = isinstance(value, dict) and isinstance(before, dict)
-        merging = both and not _names_another_method(here, before, value)
+        merging = both and here[:-1] != SPACE and not _names_another_method(here, before, value)
         for old_places, new_places in ((merged.keys, above.keys), (merged.places, above.places)):
             for gone in [k for k in old_places if k[: len(here)] == here and not merging]:
                 del old_places[gone]
@@ -208,7 +209,18 @@ def resolve(files: Document, overlay: Document, *, demo: bool = False) -> tuple[
     recipe = _resolve(merged := merge(files, overlay))
     if demo:
         recipe = _resolve(merged := _with_demo(files, overlay, merged))
+    _refuse_set_and_searched(recipe, overlay)
     return recipe, merged
+
+
+def _refuse_set_and_searched(recipe: Recipe, overlay: Document) -> None:
+    """Raise RecipeError if `--set` or a matrix gives a value to a field that is searched."""
+    searched = recipe.search.space if recipe.search.trials else {}
+    both = [field for field in searched if tuple(field.split(".")) in overlay.places]
+    if both:
+        text = "has a value here, and is searched (search.space)"
+        lines = [str(Problem(overlay.places[tuple(field.split("."))], field, text)) for field in both]
+        raise RecipeError("\n".join(lines), "search.trials=0 trains with the value; without the value it is searched")
 
 
 def _resolve(document: Document) -> Recipe:
@@ -230,6 +242,8 @@ def _resolve(document: Document) -> Recipe:
             reason = f"refused: {REFUSED[name]}" if name in REFUSED else unknown_hint(name, METHODS)
             text = f"unknown PEFT method, got {name!r}, {reason}"
             document.problems.append(Problem(place_of(("method", "name"), document), "method.name", text))
+    if recipe is not None and config is not None and kind:
+        check_space(recipe, METHODS[recipe.method.name].config, document)
     if recipe is not None and (unknown := _unknown_card(recipe.data.card)):
         document.problems.append(Problem(place_of(("data", "card"), document), "data.card", unknown))
     if document.problems:

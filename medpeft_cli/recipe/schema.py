@@ -5,17 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medpeft_cli.recipe.search import Search
+from medpeft_cli.recipe.strict import Strict
+
 SelectMetric = Literal["f1_macro", "f1_weighted", "accuracy", "balanced_accuracy", "auroc_ovr", "loss"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SchedulerName = Literal["ddim", "ddpm", "dpmsolver", "euler", "euler_ancestral", "heun", "pndm", "unipc"]
-
-
-class Strict(BaseModel):
-    """No unknown keys, no change after loading, and every default is validated too."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Data(Strict):
@@ -185,6 +182,7 @@ class Recipe(Strict):
     )
     data: Data
     method: MethodChoice
+    search: Search = Search()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of everything random, each thing on its own")
     device: str = Field(
         "auto",
@@ -193,6 +191,9 @@ class Recipe(Strict):
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="threads that prepare images; not part of the identity"
+    )
+    track: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = Field(
+        None, description="also send losses, metrics and the recipe to a tracker; not part of the identity"
     )
     demo: bool = Field(False, description="set by --demo: synthetic data and bundled weights")
 

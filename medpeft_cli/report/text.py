@@ -149,6 +149,8 @@ def protocol(table: Table) -> list[str]:
         which = "One seed: no standard deviation" if max(seeds) == 1 else "A single seed has no standard deviation"
         drawn = sorted({_interval(cell) for cell in cells if cell.interval})
         said.append(f"{which}; brackets: {' or '.join(drawn)}." if drawn else f"{which}.")
+    if searched := _searched(run for cell in cells for run in cell.runs):
+        said.append(searched)
     if any(cell.mark for cell in cells):
         said.append("The best of each setting is bold, the second best underlined; equal printed values share a mark.")
     if not parameters_apart(table) and any(any(block.parameters) for block in table.blocks):
@@ -161,6 +163,22 @@ def protocol(table: Table) -> list[str]:
         over = "rows" if table.combined else OVER.get(table.across, "rows")
         said.append(f"Rank: average over the {rows} {over} where every method has a value; {TIES[table.spec.ties]}.")
     return said
+
+
+def _searched(runs: Iterable[Run]) -> str:
+    """Return how the values of the runs were chosen: the fields, and the trials behind each cell; "" if none searched."""
+    budgets: set[int] = set()
+    fields: set[str] = set()
+    for run in runs:
+        trials, space = run.setting("search", "trials"), run.setting("search", "space")
+        searching = isinstance(trials, int) and trials > 0 and isinstance(space, dict)
+        budgets.add(trials if searching else 0)
+        fields |= set(space) if searching else set()
+    if budgets <= {0}:
+        return ""
+    numbers = " or ".join(f"{budget:,}" for budget in sorted(budgets))
+    unequal = ", not the same for all" if len(budgets) > 1 else ""
+    return f"Chosen on the validation split: {clean(', '.join(sorted(fields)))}, by {numbers} trials{unequal}."
 
 
 def parameters_apart(table: Table) -> bool:

@@ -1,5 +1,6 @@
 """The record of a run: one folder and one record.json, no database."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ def now() -> str:
 
 
 class Record:
-    """The record of one run: a dictionary (docs/records.md) that is rewritten whole at each `save`."""
+    """The record of one run: a dictionary (docs/records.md) that is rewritten whole at each `save`.
+
+    Attributes:
+        run_dir: folder of the run.
+        data: the record.
+        follow: called with each entry of the history as training makes it; set by a tracker.
+    """
+
+    follow: Callable[[dict[str, Any]], None] | None = None
 
     def __init__(self, run_dir: Path, data: dict[str, Any]):
         self.run_dir = run_dir

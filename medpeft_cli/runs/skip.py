@@ -51,9 +51,11 @@ def _scoring(recipe: Recipe) -> dict[str, Any]:
 
 def refuse_changed_inputs(record: Record, manifest_sha256: str, weights_sha256: str | None = None) -> None:
     """Raise DataError if a record was made with another version of its dataset or of its pre-trained weights."""
-    if record.data.get("data", {}).get("manifest_sha256") not in (None, manifest_sha256):
+    searched = record.data.get("search", {}).get("inputs", {})
+    if {record.data.get("data", {}).get("manifest_sha256"), searched.get("manifest_sha256")} - {None, manifest_sha256}:
         raise _changed(record, "the dataset")
-    if weights_sha256 and record.data.get("weights", {}).get("sha256") not in (None, weights_sha256):
+    before = {record.data.get("weights", {}).get("sha256"), searched.get("weights_sha256")}
+    if weights_sha256 and before - {None, weights_sha256}:
         raise _changed(record, "the pre-trained weights")
 
 

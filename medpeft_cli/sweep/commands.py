@@ -36,7 +36,7 @@ def plan(
 ) -> None:
     """Count the runs of a grid: how many there are, how they stand, how long the rest will take."""
     from medpeft_cli.recipe.grid import expand
-    from medpeft_cli.sweep.plan import breakdown, time_left
+    from medpeft_cli.sweep.plan import breakdown, searches, time_left
     from medpeft_cli.sweep.show import left, listed_failures, retry_command, sentence
     from medpeft_cli.sweep.status import STATES, counts, groups_of_grid, standings_of
 
@@ -63,8 +63,13 @@ def plan(
         return
     console.table(groups, ["", "runs", *STATES, "what"])
     shared = sum(len(cell.grids) > 1 for cell in cells)
-    lines = [sentence(standings) + (f" ({shared:,} are in more than one grid)" if shared else ""), left(remaining)]
-    for line in [*lines, *listed_failures(standings, retry_command(grid, results, demo))]:
+    lines = [sentence(standings) + (f" ({shared:,} are in more than one grid)" if shared else "")]
+    for line in [
+        *lines,
+        *filter(None, [searches(cells)]),
+        left(remaining),
+        *listed_failures(standings, retry_command(grid, results, demo)),
+    ]:
         print(line)
 
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from medpeft_cli.recipe.grid import Cell
-from medpeft_cli.recipe.identity import card_name, cell
+from medpeft_cli.recipe.identity import card_name, cell, study_id
 from medpeft_cli.recipe.schema import Recipe
 from medpeft_cli.sweep.status import Standing
 
@@ -27,7 +27,9 @@ def time_left(cells: Sequence[Cell], standings: Sequence[Standing]) -> TimeLeft 
     seconds: dict[Hashable, list[float]] = defaultdict(list)
     for one, stands in zip(cells, standings, strict=True):
         if stands.seconds is not None:
-            for key in _kinship(one.recipe):
+            own, *others = _kinship(one.recipe)
+            seconds[own].append(stands.seconds - stands.search_seconds)
+            for key in others:
                 seconds[key].append(stands.seconds)
     if not seconds:
         return None
@@ -37,6 +39,15 @@ def time_left(cells: Sequence[Cell], standings: Sequence[Standing]) -> TimeLeft 
             nearest = next(seconds[key] for key in _kinship(one.recipe) if key in seconds)
             total += sum(nearest) / len(nearest)
     return TimeLeft(total, len(seconds[()]))
+
+
+def searches(cells: Iterable[Cell]) -> str:
+    """Return how many searches the runs share, as in `296 searches of 8 trials, each shared by the seeds of a run`; "" for none."""
+    trials = {study_id(one.recipe): one.recipe.search.trials for one in cells if one.recipe.search.trials}
+    if not trials:
+        return ""
+    budgets = " or ".join(f"{number:,}" for number in sorted(set(trials.values())))
+    return f"{len(trials):,} search{'' if len(trials) == 1 else 'es'} of {budgets} trials, each shared by all seeds"
 
 
 def _kinship(recipe: Recipe) -> list[Hashable]:

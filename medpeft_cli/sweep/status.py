@@ -25,12 +25,14 @@ class Standing:
         state: one of STATES.
         note: why it failed, who runs it, or what became of its last start.
         seconds: what it took in all, once it is done.
+        search_seconds: of these, its search, which the other seeds of its cell need not do again.
     """
 
     run_dir: Path
     state: str
     note: str = ""
     seconds: float | None = None
+    search_seconds: float = 0.0
 
     def row(self) -> dict[str, Any]:
         """Return what `--json` says of it."""
@@ -62,7 +64,8 @@ def standing(run_dir: Path) -> Standing:
     status = data["status"]
     if status == "finished":
         timing = data.get("timing", {})
-        return Standing(run_dir, "done", seconds=sum(v for k, v in timing.items() if k.endswith("_seconds")))
+        total = sum(v for k, v in timing.items() if k.endswith("_seconds"))
+        return Standing(run_dir, "done", seconds=total, search_seconds=timing.get("search_seconds", 0.0))
     if owner := holder(run_dir):
         return Standing(run_dir, "running", str(owner))
     if status == "failed":

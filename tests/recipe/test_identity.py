@@ -31,9 +31,13 @@ evaluate: {clip: demo, encoder_weights: a.pt}
 seed: 0
 """
 
+SEARCH = "search: {trials: 3, space: {train.weight_decay: {linear: [0, 1]}}}\n"
+
 # Another admissible value for each field whose type alone does not tell one.
 OTHER = {
     "device": "cpu",
+    "track": "wandb",
+    "search.space.train.weight_decay.linear": [0.0, 0.5],
     "pipeline.size": 512,
     "sample.scheduler": "euler",
     "method.scope": "attention",
@@ -62,7 +66,7 @@ def recipe(write):
 
 @pytest.fixture(params=[FULL, IMAGES], ids=["classify", "generate"])
 def any_recipe(write, request):
-    return load_recipe(write(request.param)).recipe
+    return load_recipe(write(request.param + SEARCH)).recipe
 
 
 def changed(recipe, key, value):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -234,6 +235,21 @@ def test_no_command_is_made_from_what_is_none(record, results, command):
     for out in (shown(terminal(report)), *(render(report, form) for form in FORMS)):
         assert "curl" not in out and "data.card=" not in out
     assert "No run: SMDG: SSF" in shown(terminal(report))
+
+
+def test_a_caption_says_what_was_searched_and_whether_all_had_the_same_trials(record, results):
+    def caption(*trials):
+        space = {"train.lr": {"log": [1e-5, 1e-2]}}
+        searches = [{"search": {"trials": number, "space": space}} if number else {} for number in trials]
+        methods = ("full", "ssf", "lora")[: len(trials)]
+        folder = results(*(record("isic", m, recipe=s) for m, s in zip(methods, searches, strict=True)))
+        built = build_report(folder)
+        shutil.rmtree(folder)
+        return json.loads(render(built, "json"))["tables"][0]["caption"]
+
+    assert "Chosen on the validation split: train.lr, by 8 trials." in caption(8, 8)
+    assert "Chosen on the validation split: train.lr, by 0 or 8 trials, not the same for all." in caption(8, 0, 8)
+    assert not any("Chosen" in sentence for sentence in caption(0, 0))
 
 
 def test_another_version_of_a_dataset_is_not_filled_by_the_same_command(record, results):

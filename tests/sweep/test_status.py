@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.sweep.plan import breakdown, time_left
 from medpeft_cli.sweep.show import duration
 from medpeft_cli.sweep.status import counts, groups_of_results, put_back, standings_of
+from tests.sweep.conftest import GRID
 
 
 def now(cells, tmp_path):
@@ -87,6 +89,19 @@ def test_the_time_left_is_that_of_the_runs_most_alike(cells, record, tmp_path):
     assert left() == (4 * 100.0 + 4 * 1000.0 + 5 * 100.0 + 5 * 1000.0, 2)  # lora by the training set
     record(cells[15], "finished", timing=timing(490.0, 10.0))  # lora, 100 %
     assert left() == (4 * 100.0 + 4 * 1000.0 + 5 * 100.0 + 4 * 500.0, 3)
+
+
+def test_a_search_counts_once_for_the_seeds_of_a_cell(cells, record, tmp_path):
+    record(cells[0], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 800.0})
+    left, known = time_left(cells, standings_of(cells, tmp_path / "results"))
+    assert (left, known) == (4 * 100.0 + 15 * 900.0, 1)
+
+
+def test_plan_counts_the_searches(cells, medpeft):
+    assert "search" not in medpeft("sweep", "plan", "grid.yaml").output
+    search = "search: [{trials: 3, space: {train.weight_decay: {linear: [0, 1]}}}]"
+    Path("grid.yaml").write_text(GRID.replace("matrix: {", f"matrix: {{{search}, "))
+    assert "4 searches of 3 trials, each shared by all seeds\n" in medpeft("sweep", "plan", "grid.yaml").output
 
 
 def test_plan_counts_and_prints_the_commands_of_what_is_to_do(cells, record, medpeft):
