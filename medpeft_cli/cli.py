@@ -217,6 +217,16 @@ def finetune(
     ] = None,
     results: Results = Path("results"),
     demo: Demo = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            help="Train with N processes, a GPU each; on the CPU with --set device=cpu. No part of the result. "
+            "Default: what srun or torchrun has started, or one.",
+            min=1,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, train nothing.")] = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split once at the end.")
@@ -252,7 +262,7 @@ def finetune(
         from medpeft_cli.runs.record import Record
         from medpeft_cli.runs.start import start_run
 
-        run_dir = start_run(loaded, results, _command_line(), evaluate=evaluate)
+        run_dir = start_run(loaded, results, _command_line(), evaluate=evaluate, processes=gpus)
         console.result({"run": str(run_dir), "status": Record.read(run_dir).data["status"]}, str(run_dir))
 
 

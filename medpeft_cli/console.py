@@ -22,6 +22,12 @@ class Console:
         self.quiet = False
         self.verbose = False
         self.json = False
+        self._muted = False
+
+    def mute(self) -> None:
+        """Say nothing any more but errors: another process of the run speaks."""
+        self.quiet = self._muted = True
+        self.verbose = False
 
     def say(self, text: str) -> None:
         """Tell what was decided (stderr; silent with --quiet)."""
@@ -35,7 +41,8 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Tell what the user should know even with --quiet (stderr)."""
-        print(f"warning: {visible(text)}", file=sys.stderr, flush=True)
+        if not self._muted:
+            print(f"warning: {visible(text)}", file=sys.stderr, flush=True)
 
     def error(self, error: MedpeftError) -> None:
         """Print an error and its hint (stderr)."""

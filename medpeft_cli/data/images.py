@@ -154,6 +154,7 @@ class Batches:
         epoch: 0, 1, ….
         workers: threads; at least one is used.
         start: batches to skip, without reading them.
+        stride: of those that follow every so many-th is read, from the first on.
 
     Yields:
         images uint8 torch (B, 3, S, S), labels int64 torch (B,).
@@ -170,10 +171,11 @@ class Batches:
         epoch: int,
         workers: int,
         start: int = 0,
+        stride: int = 1,
     ):
         self.store, self.labels, self.spec, self.augment = store, labels, spec, augment
-        self.batches = batches[start:]
-        self.visits = _visits(batches)[start:]
+        self.batches = batches[start::stride]
+        self.visits = _visits(batches)[start::stride]
         self.key = seed_of(seed, "augment")
         self.epoch, self.workers = epoch, max(1, workers)
 

@@ -15,15 +15,16 @@ from medpeft_cli.console import console
 from medpeft_cli.data.images import Batches, ImageStore, epoch_order
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, open_dataset, pick_device
-from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.loop import Micro, Plan
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
-from medpeft_cli.engine.run import recorded_run, train, with_search
+from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
+from medpeft_cli.engine.together import block, dealt, gathered, share_count
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.schema import ClassifyRecipe
+from medpeft_cli.runs import ranks
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 
@@ -58,14 +59,13 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
             for stale in record.run_dir.glob(
                 "predictions*.csv"
             ):  # of an earlier model; they would be scored as this one's
-                stale.unlink()
+                stale.unlink(missing_ok=True)
             # --- train; validation picks the epoch
             info = adapter_info(recipe, built, manifest, record.data["id"])
             train(assembly, ClassifyTask(assembly, record.run_dir), info, record)
-        record.save(status="trained", error=None)
-        Checkpoint(record.run_dir / "checkpoint").remove()
+        finish_training(record)
         # --- test split, once
-        if evaluate:
+        if evaluate and not ranks.follows():
             score_test(record, loaded.recipe)
     return record.run_dir
 
@@ -115,6 +115,7 @@ class ClassifyTask:
         self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
         self.val_indices = manifest.indices("val")
         self.val = evaluation_batches(manifest, self.val_indices, self.spec, recipe)
+        self.val_here = evaluation_batches(manifest, self.val_indices, self.spec, recipe, block)
         steps = math.ceil(len(self.train_indices) / recipe.train.batch_size)
         warmup = round(recipe.train.warmup_epochs * steps)
         self.plan = Plan(recipe.train.epochs * steps, steps, warmup, recipe.train.select, recipe.train.patience_epochs)
@@ -131,18 +132,21 @@ class ClassifyTask:
         order = epoch_order(self.train_indices, labels, self.recipe.seed, epoch, train.sampling)
         plan, shares = [], []
         for step, indices in enumerate(np.array_split(order, self.plan.steps_per_epoch)):
-            parts = np.array_split(indices, math.ceil(len(indices) / train.micro_batch_size))
+            parts = np.array_split(indices, share_count(len(indices), train.micro_batch_size))
             divisor = float(self.class_weights[labels[indices]].sum())
             for part, share in enumerate(parts):
                 plan.append((step, part, part == len(parts) - 1, len(share), divisor))
                 shares.append(share)
         start = sum(step < first_step for step, *_ in plan)
-        batches = Batches(
-            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers, start
-        )
-        for (step, part, last, count, divisor), (images, targets) in zip(plan[start:], batches, strict=True):
-            images = normalise(images.to(self.device, non_blocking=True), self.spec)
-            yield Micro(step, part, last, count, (images, targets.to(self.device, non_blocking=True), divisor))
+        mine = Batches(
+            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers,
+            start + ranks.here.rank, ranks.here.size,
+        )  # fmt: skip
+        for (step, part, last, count, divisor), batch in dealt(plan[start:], mine):
+            if batch is not None:
+                images, targets = (each.to(self.device, non_blocking=True) for each in batch)
+                batch = (normalise(images, self.spec), targets, divisor)
+            yield Micro(step, part, last, count, batch)
 
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the (class-weighted, label-smoothed) mean cross-entropy of its step."""
@@ -156,13 +160,16 @@ class ClassifyTask:
 
     def validate(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return the validation split's metrics."""
-        logits = self.outputs(model)
+        logits = gathered(self._logits(model, self.val_here))
         labels = self.manifest.labels[self.val_indices]
         return {name: point(softmax(logits), labels, name) for name in VALIDATION_METRICS}
 
     def outputs(self, model: nn.Module) -> Tensor:
         """Return the logits of the validation split, float32 (N, K) on the CPU."""
-        return predict(model, self.val, self.spec, self.device, self.recipe.train.precision)
+        return self._logits(model, self.val)
+
+    def _logits(self, model: nn.Module, batches: Batches) -> Tensor:
+        return predict(model, batches, self.spec, self.device, self.recipe.train.precision)
 
     def scores(self, outputs: Tensor) -> dict[str, Any]:
         """Write predictions-val.csv and return the metrics that follow from it."""

@@ -1,7 +1,6 @@
 """Training of a U-Net to predict the noise in latents: batches, loss and validation for the engine's loop."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,9 @@ from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.latents import Encoded, Prompts
 from medpeft_cli.engine.loop import Micro, Plan, autocast
 from medpeft_cli.engine.seed import seed_of
+from medpeft_cli.engine.together import block, dealt, gathered, mine, share_count
 from medpeft_cli.errors import DataError
+from medpeft_cli.runs.ranks import follows
 
 VALIDATION_PICTURES = 128  # of the validation split, evenly spaced; the same for every method and seed
 AHEAD = 2  # examples prepared before they are asked for
@@ -97,11 +98,12 @@ class DenoiseTask:
             for number in set(passes.tolist()) - orders.keys():
                 orders[number] = self._order(number)
             indices = np.array([orders[number][place] for number, place in zip(passes, places, strict=True)])
-            parts = math.ceil(spec.batch_size / spec.micro_batch_size)
+            parts = share_count(spec.batch_size, spec.micro_batch_size)
             split = zip(np.array_split(indices, parts), np.array_split(passes, parts), strict=True)
             shares += [(step, part, part == parts - 1, *share) for part, share in enumerate(split)]
-        examples = ahead(lambda place: self._example(*shares[place][3:]), len(shares), AHEAD)
-        for (step, part, last, indices, _), example in zip(shares, examples, strict=True):
+        own = mine(shares)
+        examples = ahead(lambda place: self._example(*own[place][3:]), len(own), AHEAD)
+        for (step, part, last, indices, _), example in dealt(shares, examples):
             yield Micro(step, part, last, len(indices), example)
 
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
@@ -114,21 +116,29 @@ class DenoiseTask:
 
     def validate(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return the loss on fixed pictures, noise and timesteps, and make the sample pictures."""
-        loss = self.scores(self.outputs(model))["overall"]["loss"]["value"]
-        self.draw(model, step)
+        loss = self.scores(gathered(self._errors(model, block(self._validation_starts()))))["overall"]["loss"]["value"]
+        if not follows():
+            self.draw(model, step)
         return {"loss": loss}
 
-    @torch.inference_mode()
     def outputs(self, model: nn.Module) -> Tensor:
         """Return the errors of the validation pictures' predictions, float32 (V,) on the CPU."""
+        return self._errors(model, self._validation_starts())
+
+    def _validation_starts(self) -> range:
+        """Return where each batch of the validation pictures starts."""
+        return range(0, len(self.val_indices), self.recipe.train.micro_batch_size)
+
+    @torch.inference_mode()
+    def _errors(self, model: nn.Module, starts: Sequence[int]) -> Tensor:
         model.eval()
         size, errors = self.recipe.train.micro_batch_size, []
-        for start in range(0, len(self.val_indices), size):
+        for start in starts:
             example = self._validation_example(start, self.val_indices[start : start + size])
             with autocast(self.device, self.recipe.train.precision):
                 prediction = predict_noise(model, example.noisy, example.timesteps, example.prompts, self.size)
             errors.append(_error(prediction, example.target).cpu())
-        return torch.cat(errors)
+        return torch.cat(errors) if errors else torch.empty(0)
 
     def scores(self, outputs: Tensor) -> dict[str, Any]:
         """Return the record of the validation split: the mean error."""

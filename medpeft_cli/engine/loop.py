@@ -15,10 +15,12 @@ from medpeft_cli.engine.checkpoint import Checkpoint, State
 from medpeft_cli.engine.memory import PeakMemory
 from medpeft_cli.engine.optim import build_optimiser, learning_rate
 from medpeft_cli.engine.seed import seed_of
+from medpeft_cli.engine.together import MovingStatistics, add_up, start_alike
 from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.methods.adapt import Adapted, hold_norms, refuse_unreached, unreached
 from medpeft_cli.methods.state import get_delta, set_delta
 from medpeft_cli.recipe.schema import Optimisation
+from medpeft_cli.runs.ranks import follows
 from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +38,7 @@ class Micro(NamedTuple):
     part: int  # number of the share within the step
     last: bool  # the step is taken after this share
     count: int  # examples in it
-    batch: Any
+    batch: Any  # None: another process computes it
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def fit(
     """Train until the last step or until patience runs out, going on from the checkpoint if there is one.
 
     A run that was killed at any moment and started again takes the same steps as one that never stopped: the order and
-    augmentation are functions of (seed, epoch, index), dropout's of (seed, epoch, step), and the rate of the step.
+    augmentation are functions of (seed, epoch, index), dropout's of (seed, epoch, step), and the rate of the step. Several
+    processes take the steps of one: each has its part of every step's shares, and of the validation.
 
     Args:
         adapted: model with its trained tensors, on `device`.
@@ -129,6 +132,8 @@ def fit(
         best = checkpoint.load_best(state) if state.best_epoch is not None else {}
         advance(min(_steps(state, plan), plan.total_steps), resumed=True)
 
+    statistics = MovingStatistics(adapted)
+    start_alike([*parameters, *statistics.tensors], _steps(state, plan))
     written_best = state.best_epoch
     pending: list[Tensor] = []  # losses still on the device
     reached = False
@@ -137,6 +142,8 @@ def fit(
 
     def save() -> None:
         nonlocal written_best, started, saved_at
+        if follows():
+            return
         _collect(pending, state, plan, spec, checkpoint)
         state.seconds += time.monotonic() - started
         started = time.monotonic()
@@ -159,22 +166,28 @@ def fit(
         _train_mode(adapted)
         loss_of_step = torch.zeros((), device=device)
         for micro in task.micro_batches(state.epoch, state.step):
-            # --- forward and backward: each share has its own dropout, whatever ran before
-            torch.manual_seed(seed_of(seed, f"dropout/{state.epoch}/{micro.step}/{micro.part}"))
-            with autocast(device, spec.precision):
-                loss = task.loss(model, micro)
-                if micro.last and (penalty := adapted.schedule.penalty()) is not None:
-                    loss = loss + penalty
-            scaler.scale(loss).backward()
-            loss_of_step += loss.detach()
             state.images += micro.count
-            if not reached:
-                if names := unreached(adapted):
-                    refuse_unreached(adapted, names)
-                reached = True
+            if micro.part == 0:
+                statistics.start_step()
+            if micro.batch is None:
+                statistics.pass_over()
+            else:
+                # --- forward and backward: each share has its own dropout, whatever ran before
+                torch.manual_seed(seed_of(seed, f"dropout/{state.epoch}/{micro.step}/{micro.part}"))
+                with autocast(device, spec.precision):
+                    loss = task.loss(model, micro)
+                    if micro.last and (penalty := adapted.schedule.penalty()) is not None:
+                        loss = loss + penalty
+                scaler.scale(loss).backward()
+                loss_of_step += loss.detach()
+                if not reached:
+                    if names := unreached(adapted):
+                        refuse_unreached(adapted, names)
+                    reached = True
             if not micro.last:
                 continue
-            # --- one optimiser step
+            # --- one optimiser step, the same in every process
+            add_up(parameters, [loss_of_step, *statistics.tensors])
             done = state.epoch * plan.steps_per_epoch + micro.step
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(done, plan.total_steps, plan.warmup_steps, spec)

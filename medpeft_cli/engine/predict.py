@@ -1,6 +1,7 @@
 """What a model says of a split: batches in, logits and probabilities out."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +17,15 @@ from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.stop import leave_if_asked
 
 
-def evaluation_batches(manifest: Manifest, indices: np.ndarray, spec: InputSpec, recipe: ClassifyRecipe) -> Batches:
-    """Return the batches of one split in ascending order, centre-cropped, the same at each pass."""
-    shares = np.array_split(indices, math.ceil(len(indices) / recipe.evaluate.batch_size))
+def evaluation_batches(
+    manifest: Manifest,
+    indices: np.ndarray,
+    spec: InputSpec,
+    recipe: ClassifyRecipe,
+    part: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = list,
+) -> Batches:
+    """Return the batches of one split in ascending order, or a part of them, centre-cropped, the same at each pass."""
+    shares = part(np.array_split(indices, math.ceil(len(indices) / recipe.evaluate.batch_size)))
     return Batches(ImageStore(manifest), manifest.labels, spec, None, shares, recipe.seed, 0, loader_threads(recipe))
 
 
@@ -52,7 +59,7 @@ def predict(
             parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
         if advance is not None:
             advance(len(images))
-    logits = torch.cat(parts).cpu()
+    logits = torch.cat(parts).cpu() if parts else torch.empty(0)
     if not torch.isfinite(logits).all():
         raise RunError(
             "the model's outputs are not finite: training has diverged", "lower train.lr or set train.clip_norm to 1.0"

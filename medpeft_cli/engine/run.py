@@ -16,6 +16,7 @@ from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
+from medpeft_cli.engine.together import answerable, told
 from medpeft_cli.engine.track import tracked
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text
@@ -24,8 +25,10 @@ from medpeft_cli.recipe.identity import study_id
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.schema import Recipe
 from medpeft_cli.recipe.search import with_values
+from medpeft_cli.runs import ranks
 from medpeft_cli.runs.lock import run_lock
-from medpeft_cli.runs.record import REPAIR, Record
+from medpeft_cli.runs.ranks import follows
+from medpeft_cli.runs.record import REPAIR, Copy, Record
 from medpeft_cli.runs.skip import run_directory
 from medpeft_cli.runs.stop import Stopped, leave_if_asked
 
@@ -49,6 +52,8 @@ class RunTask(Task, Protocol):
 def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record]:
     """Keep the record of a run that the caller holds, and tell in it how the run ended: cancelled, or failed and why.
 
+    Of several processes that train the run together process 0 does so; the others have a copy.
+
     Args:
         loaded: the resolved recipe.
         results: folder of all results; the run's own folder is results/<recipe stem>/<run id>.
@@ -57,9 +62,19 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
     Raises:
         RunError: if memory does not suffice.
     """
-    record = Record.open(run_directory(loaded.path, loaded.recipe, results), loaded, command)
+    run_dir = run_directory(loaded.path, loaded.recipe, results)
+    if follows():
+        with explained(loaded.recipe):
+            yield Copy(run_dir, told({}))
+        return
+    record = Record.open(run_dir, loaded, command)
+    told(record.data)
     try:
-        with explained(loaded.recipe), tracked(record, loaded.recipe):
+        with (
+            answerable(lambda error: record.save(status="failed", error=error)),
+            explained(loaded.recipe),
+            tracked(record, loaded.recipe),
+        ):
             yield record
     except Stopped as stop:  # one that SLURM starts again is still running
         record.save(status="running" if stop.again else "cancelled")
@@ -120,7 +135,8 @@ def with_search(record: Record, recipe: Recipe, build: "Build") -> Recipe:
 
         timing, started = record.data.get("timing", {}), time.monotonic()
         try:
-            record.data["search"] = search(recipe, record.run_dir.parent / study_id(recipe), build)
+            with ranks.alone():  # of several processes each takes trials of its own
+                record.data["search"] = search(recipe, record.run_dir.parent / study_id(recipe), build)
         finally:
             spent = timing.get("search_seconds", 0.0) + time.monotonic() - started
             record.save(timing=timing | {"search_seconds": round(spent, 3)})
@@ -143,6 +159,8 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
         state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow)
+    if follows():
+        return
     leave_if_asked()
     write_text(run_dir / "history.jsonl", "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in state.history))
     set_delta(adapted, best)
@@ -172,6 +190,14 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
         },
         metrics={"val": task.scores(outputs)},
     )
+
+
+def finish_training(record: Record) -> None:
+    """Note that a run is trained, and let its checkpoint go."""
+    if follows():
+        return
+    record.save(status="trained", error=None)
+    Checkpoint(record.run_dir / "checkpoint").remove()
 
 
 def _prove_reload(folder: Path, task: RunTask, outputs: Tensor, assembly: Assembly) -> None:

@@ -20,14 +20,14 @@ from medpeft_cli.engine.assembly import (
     pick_device,
     refuse_small_store,
 )  # fmt: skip
-from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.compare import compare
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
 from medpeft_cli.engine.generate import FOLDER, make, wanted_by
 from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
-from medpeft_cli.engine.run import recorded_run, train, with_search
+from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.sample import Sampler, Settings, image_seed
+from medpeft_cli.engine.together import told, wait_for_all
 from medpeft_cli.files import atomic_path
 from medpeft_cli.metrics.alignment import load_clip
 from medpeft_cli.metrics.encoders import load_encoder
@@ -35,6 +35,8 @@ from medpeft_cli.metrics.pictures import folder_pictures, stored_pictures
 from medpeft_cli.models.diffusion import load_diffusion
 from medpeft_cli.recipe.load import Loaded
 from medpeft_cli.recipe.schema import GenerateRecipe
+from medpeft_cli.runs import ranks
+from medpeft_cli.runs.ranks import follows
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 
@@ -61,14 +63,17 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
             info = pipeline_info(recipe, diffusion, assembly.input.size, record.data["id"])
             shutil.rmtree(record.run_dir / FOLDER, ignore_errors=True)  # of an earlier model
             # --- latents and prompts, from the cache; then VAE and text encoder go
+            if follows():
+                wait_for_all()  # process 0 fills the cache
             encoded = encode_dataset(assembly, _needed(assembly))
+            if not follows():
+                wait_for_all()
             assembly = without_encoders(assembly)
             del diffusion
             free_memory()
             # --- train; sample pictures and the loss on fixed noise at each validation
             train(assembly, DenoiseTask(assembly, encoded, SamplePictures(assembly, record.run_dir)), info, record)
-        record.save(status="trained", error=None)
-        Checkpoint(record.run_dir / "checkpoint").remove()
+        finish_training(record)
         # --- pictures from the test split's prompts against those of the test split
         if evaluate:
             score_test(record, loaded.recipe)
@@ -111,11 +116,17 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
     refuse_changed_inputs(record, manifest.sha256)
     device = pick_device(recipe.device)
     score = recipe.evaluate
-    encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
-    clip = load_clip(score.clip, device) if score.clip else None
-    # --- pictures
+    if not follows():
+        encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
+        clip = load_clip(score.clip, device) if score.clip else None
+    # --- pictures, a part of them in each process
+    record.data = told(record.data)
     wanted = wanted_by(record, manifest)
-    make(record, wanted, record.run_dir / FOLDER, recipe.sample.batch_size, weights=weights)
+    shard = (ranks.here.rank + 1, ranks.here.size)
+    make(record, wanted, record.run_dir / FOLDER, recipe.sample.batch_size, shard, weights)
+    wait_for_all()
+    if follows():
+        return
     made = time.monotonic()
     # --- scores
     real = np.array([index for index, _ in wanted.prompts.texts])

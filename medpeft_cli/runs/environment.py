@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medpeft_cli.runs import ranks
+
 PACKAGES = (
     "medpeft",
     "torch",
@@ -24,20 +26,22 @@ PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return package versions, Python, platform, git revision of the source, and the SLURM job if there is one."""
+    """Return package versions, Python, platform, git revision of the source, processes, and the SLURM job if there is one."""
     return {
         "versions": versions(PACKAGES),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "git": git_revision(Path(__file__).parent),
+        "processes": ranks.here.size,
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use, its part of them where others of its run share them."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, found // ranks.here.sharing)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

@@ -119,3 +119,11 @@ class Record:
         """Merge `changes` into the record and write it."""
         self.data |= changes | {"updated": now()}
         write_json(self.run_dir / "record.json", self.data)
+
+
+class Copy(Record):
+    """What the other processes of a run know of its record, which process 0 alone writes."""
+
+    def save(self, **changes: Any) -> None:
+        """Merge `changes`."""
+        self.data |= changes

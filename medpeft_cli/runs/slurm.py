@@ -33,6 +33,12 @@ def requeue(job: str) -> str | None:
     return None if done.returncode == 0 else done.stderr.strip() or f"scontrol ended with {done.returncode}"
 
 
+def first_host(hosts: str) -> str:
+    """Return the first machine of a list as SLURM writes them, such as node[01-04]; the list itself where SLURM cannot be asked."""
+    done = _run("scontrol", "show", "hostnames", hosts)
+    return next(iter(done.stdout.split()), hosts) if done else hosts
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60)

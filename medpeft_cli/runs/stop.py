@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from medpeft_cli.console import console
-from medpeft_cli.runs import slurm
+from medpeft_cli.runs import ranks, slurm
 
 NO_REQUEUE = "MEDPEFT_NO_REQUEUE"  # environment of a process whose parent sees to that
 COME_AGAIN = 75  # exit code: not finished, and to be started again
@@ -39,7 +39,7 @@ def stoppable() -> Iterator[None]:
         Stopped: passed on from within, after SLURM was asked to start the job again where that is due.
     """
     global _received
-    before = {number: signal.signal(number, _note) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
     except Stopped as stop:
@@ -57,15 +57,24 @@ def asked_to_leave() -> bool:
     return _received is not None
 
 
+def received() -> int:
+    """Return the number of the signal that has come; 0 = none."""
+    return _received or 0
+
+
 def leave_if_asked() -> None:
-    """Raise Stopped if one of the signals has come; what is to be kept must be on disk by now."""
-    if _received is None:
+    """Raise Stopped if one of the signals has come; what is to be kept must be on disk by now.
+
+    Of several processes that train a run together only process 0 does, and the others leave with it.
+    """
+    if _received is None or ranks.follows() or ranks.here.led:
         return
     job = None if NO_REQUEUE in os.environ else slurm.own_job()
     again = job is not None and (_received == signal.SIGUSR2 or slurm.job_state(job) == "RUNNING")
     raise Stopped(again, COME_AGAIN if again else 128 + _received)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def receive(number: int, frame: FrameType | None = None) -> None:
+    """Take note of a signal."""
     global _received
     _received = number
