@@ -27,10 +27,11 @@ DEPENDENCIES = [
     "safetensors>=0.5",
     "optuna>=4.2",
     "pydantic>=2.10",
-    "numpy>=1.26",
+    "numpy>=2.0",
     "pillow>=10.3",
     "pydicom>=3.0",
     "scipy>=1.13",
+    "scikit-posthocs>=0.9",
 ]
 
 
