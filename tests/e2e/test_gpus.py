@@ -1,39 +1,33 @@
-"""Two processes give the run of one: trained, killed, resumed, started by --gpus, torchrun and srun."""
+"""Two processes give the run of one: trained, killed, resumed, started by --gpus and by torchrun."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.load import load_recipe
 from medpeft_cli.runs.start import start_run
-from tests.captioned import write_captioned
-from tests.captioned import write_recipe as write_captioned_recipe
 from tests.conftest import ROOT
-from tests.e2e.test_resume import outcome
-
-WITHIN = 1e-6
 
 
 @pytest.fixture
 def recipe(write_recipe):
-    """Statistics of BatchNorm move, and three shares a step meet two processes."""
+    """Statistics of BatchNorm move. Two shares a step, since Adam makes much of the rounding in sums of three."""
     path = write_recipe("norm", stem="gpus")
-    path.write_text(
-        path.read_text().replace("demo_vit", "demo_resnet").replace("micro_batch_size: 8", "micro_batch_size: 6")
-    )
+    path.write_text(path.read_text().replace("demo_vit", "demo_resnet"))
     return path
 
 
 @pytest.fixture
-def whole(recipe, dataset):
+def whole(recipe, dataset, one_thread):
     """The run of one process."""
     return start_run(load_recipe(recipe, ["device=cpu"]), dataset / "alone", "medpeft finetune …")
 
@@ -43,27 +37,25 @@ def assert_same(folder, other):
     adapters = [load_file(each / "adapter" / "adapter_model.safetensors") for each in (folder, other)]
     assert adapters[0].keys() == adapters[1].keys()
     for name, tensor in adapters[0].items():
-        assert float((tensor - adapters[1][name]).abs().max()) <= WITHIN * max(1, float(tensor.abs().max())), name
-    for one, two in zip(*(flat(outcome(each)[0].splitlines()) for each in (folder, other)), strict=True):
-        assert one == pytest.approx(two, abs=1e-5)
+        torch.testing.assert_close(tensor, adapters[1][name], atol=1e-6, rtol=1e-6, msg=name)
     records = [json.loads((each / "record.json").read_text()) for each in (folder, other)]
-    for part in ("id", "identity", "status"):
-        assert records[0][part] == records[1][part]
-    for one, two in zip(*(flat([json.dumps(record["metrics"])]) for record in records), strict=True):
-        assert one == pytest.approx(two, abs=1e-5)
+    histories = [(each / "history.jsonl").read_text().splitlines() for each in (folder, other)]
+    assert all(records[0][part] == records[1][part] for part in ("id", "identity", "status", "parameters"))
+    for of_one, of_two in (
+        [[json.loads(line) for line in lines] for lines in histories],
+        [record["selection"] for record in records],
+        [record["metrics"]["val"] for record in records],
+    ):
+        assert list(numbers(of_one)) == pytest.approx(list(numbers(of_two)), abs=1e-5)
 
 
-def flat(lines):
-    """Every number of some lines of JSON, in order."""
-
-    def numbers(value):
-        if isinstance(value, dict | list):
-            for each in value.values() if isinstance(value, dict) else value:
-                yield from numbers(each)
-        elif isinstance(value, int | float):
-            yield value
-
-    return [number for line in lines for number in numbers(json.loads(line))]
+def numbers(value):
+    """Every number in lists and maps, in order."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers(each)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def command(recipe, results, *options):
@@ -118,6 +110,8 @@ def test_killed_and_resumed_by_two_processes_the_run_is_that_of_one(recipe, data
     resumed = start_run(load_recipe(recipe, ["device=cpu"]), dataset / "together", "medpeft finetune …", processes=2)
     assert json.loads((resumed / "record.json").read_text())["environment"]["processes"] == 2
     assert_same(resumed, whole)
+    scores = [json.loads((run_dir / "record.json").read_text())["metrics"]["test"] for run_dir in (resumed, whole)]
+    assert list(numbers(scores[0])) == pytest.approx(list(numbers(scores[1])), abs=1e-5)
 
 
 def test_torchrun_skips_a_finished_run(recipe, dataset, whole):
@@ -128,42 +122,7 @@ def test_torchrun_skips_a_finished_run(recipe, dataset, whole):
     assert said.count("finished already") == 1 and len(out.splitlines()) == 1
 
 
-def test_a_step_of_slurm_with_different_runs_is_refused(recipe, dataset):
-    with socket.create_server(("", 0)) as free:
-        port = str(free.getsockname()[1])
-    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": port}
-    tasks = [
-        start(command(recipe, "srun", "--seed", rank), dataset, **step, SLURM_PROCID=rank, SLURM_LOCALID=rank)
-        for rank in ("0", "1")
-    ]
-    said = [task.communicate(timeout=100)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [4, 4]
-    assert "the 2 processes that were started together were given different runs" in said[0] and said[1] == ""
-
-
 def test_more_processes_than_gpus_are_refused(recipe, dataset):
-    import torch
-
-    many = torch.cuda.device_count() + 1
-    process = start([*command(recipe, "many", "--gpus", str(max(many, 2))), "--set", "device=auto"], dataset)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 4 and "processes want a GPU each" in said and "--set device=cpu" in said
-
-
-def test_two_processes_tune_a_pipeline_and_make_its_pictures(tmp_path):
-    from medpeft_cli import compat  # noqa: F401  must come before timm
-
-    # isort: split
-    import timm
-    from safetensors.torch import save_file
-
-    folder = write_captioned(tmp_path)
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), folder / "encoder.safetensors")
-    encoder = [f"evaluate.encoder_weights={folder}/encoder.safetensors", "evaluate.encoder=timm:test_resnet"]
-    loaded = load_recipe(write_captioned_recipe(folder, "gpus"), encoder)
-    alone = start_run(loaded, folder / "alone", "medpeft finetune …")
-    together = start_run(loaded, folder / "together", "medpeft finetune …", processes=2)
-    assert_same(together, alone)
-    assert {path.name for path in (together / "images").iterdir()} == {
-        path.name for path in (alone / "images").iterdir()
-    }
+    with pytest.raises(RunError, match="processes want a GPU each") as refusal:
+        start_run(load_recipe(recipe, ["device=auto"]), dataset / "many", "…", processes=torch.cuda.device_count() + 2)
+    assert "--set device=cpu" in refusal.value.hint

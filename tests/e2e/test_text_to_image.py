@@ -11,8 +11,10 @@ import pytest
 
 from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.recipe.load import load_recipe
+from medpeft_cli.runs.start import start_run
 from tests.captioned import write_captioned, write_recipe
 from tests.e2e.conftest import run
+from tests.e2e.test_gpus import assert_same
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +30,25 @@ def captioned(tmp_path_factory):
     return folder
 
 
+def encoder_of(captioned):
+    return [f"evaluate.encoder_weights={captioned}/encoder.safetensors", "evaluate.encoder=timm:test_resnet"]
+
+
 @pytest.fixture(scope="module")
 def finetune(captioned):
     """Return a function that runs a recipe in this process and returns its run directory."""
     from medpeft_cli.engine.text_to_image import run_text_to_image
 
-    encoder = [f"evaluate.encoder_weights={captioned}/encoder.safetensors", "evaluate.encoder=timm:test_resnet"]
-
     def finetuned(stem, *overrides, method="bias", pipeline="sd1", results="results", evaluate=False):
-        loaded = load_recipe(write_recipe(captioned, stem, method, pipeline), [*encoder, *overrides])
+        loaded = load_recipe(write_recipe(captioned, stem, method, pipeline), [*encoder_of(captioned), *overrides])
         return run_text_to_image(loaded, captioned / results, "medpeft finetune …", evaluate=evaluate)
 
     return finetuned
 
 
 @pytest.fixture(scope="module")
-def finished(finetune):
-    return finetune("whole", "train.checkpoint_seconds=0", evaluate=True)
+def finished(finetune, one_thread):
+    return finetune("whole", "train.checkpoint_seconds=0", "train.micro_batch_size=2", evaluate=True)
 
 
 def record_of(run_dir):
@@ -70,6 +74,18 @@ def test_the_record_says_all(finished):
     assert (finished / "samples" / "step-000006.png").is_file() and not (finished / "checkpoint").exists()
     history = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [3, 6]
+
+
+def test_two_processes_give_the_run_of_one_and_share_its_pictures(finished, captioned):
+    together = start_run(
+        load_recipe(captioned / "whole.yaml", [*encoder_of(captioned), "train.micro_batch_size=2"]),
+        captioned / "together",
+        "medpeft finetune …",
+        processes=2,
+    )
+    assert_same(together, finished)
+    assert contents(together / "images").keys() == contents(finished / "images").keys()
+    assert record_of(together)["metrics"]["test"]["n"] == 12
 
 
 def test_evaluate_again_gives_the_same_numbers_from_the_same_pictures(finished):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.loop import Micro, Plan, fit
 from medpeft_cli.engine.together import block, dealt, gathered, joined, mine, share_count, told
-from medpeft_cli.errors import DataError
+from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected
@@ -153,6 +153,25 @@ def test_their_steps_are_those_of_one_process(two, tmp_path, normed):
 
 def test_a_signal_that_the_other_gets_stops_both_after_the_step(two):
     assert two[3] == (128 + signal.SIGUSR2, 0, 1)
+
+
+def another(port):
+    with joined(Place(1, 2, 1, 2, port=port), ON_CPU, "seed 1"):
+        pass
+
+
+def test_processes_with_different_runs_are_refused():
+    started = []
+
+    def start(port):
+        started.append(get_context("spawn").Process(target=another, args=(port,), daemon=True))
+        started[0].start()
+        return started
+
+    with pytest.raises(RunError, match="2 processes that were started together were given different runs"):  # noqa: SIM117
+        with joined(Place(0, 2, 0, 2), ON_CPU, "seed 0", start):
+            pass
+    assert started[0].exitcode == RunError.exit_code
 
 
 def fails(rank, port):
