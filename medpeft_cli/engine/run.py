@@ -18,7 +18,7 @@ from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
 from medpeft_cli.engine.together import answerable, told
 from medpeft_cli.engine.track import tracked
-from medpeft_cli.errors import DataError, RecipeError, RunError
+from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text
 from medpeft_cli.methods.state import TENSOR_FILE, save_adapter, set_delta
 from medpeft_cli.recipe.identity import study_id
@@ -131,16 +131,12 @@ def with_search(record: Record, recipe: Recipe, build: "Build") -> Recipe:
     if not recipe.search.trials:
         return recipe
     if "search" not in record.data:
-        if ranks.here.size > 1:
-            raise RecipeError(
-                f"search: got {ranks.here.size} processes for one run, wanted one: its trials are shared otherwise",
-                "without --gpus (or torchrun, srun); start other seeds beside it and they share the trials",
-            )
         from medpeft_cli.engine.search import search
 
         timing, started = record.data.get("timing", {}), time.monotonic()
         try:
-            record.data["search"] = search(recipe, record.run_dir.parent / study_id(recipe), build)
+            with ranks.alone():  # of several processes each takes trials of its own
+                record.data["search"] = search(recipe, record.run_dir.parent / study_id(recipe), build)
         finally:
             spent = timing.get("search_seconds", 0.0) + time.monotonic() - started
             record.save(timing=timing | {"search_seconds": round(spent, 3)})

@@ -59,7 +59,7 @@ search:
 - **The first trial** takes the recipe's own values, where they lie in their range. Optuna's TPE sampler proposes the others, half of
   them at random. `prune: true` stops a trial, from a quarter of its steps on, when its best value is below the median of the others'.
 - **Seeds share a search.** The study lies beside their runs, in `<results>/<recipe>/…-search-<cell>/`; processes that run several
-  seeds at once share its trials out, also on several hosts with one file system. A trial that was killed is gone on with from its
+  seeds at once share its trials out, also on several hosts with one file system, and so do the processes of one run (`--gpus`). A trial that was killed is gone on with from its
   checkpoint by whoever comes next; there are never more trials than the recipe says.
 - **The record** has the chosen values, every trial and what all of them took ([records.md](records.md)).
 - A field that is searched has no value on the command line or in a grid's matrix as well; `--set search.trials=0` trains with the

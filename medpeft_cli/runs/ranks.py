@@ -4,7 +4,8 @@ Process 0 alone writes and speaks; the others compute.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from medpeft_cli.errors import RunError
@@ -24,6 +25,7 @@ class Place:
         sharing: processes that share its processors.
         address: machine of process 0, as the others reach it.
         port: where process 0 waits for the others.
+        led: it works alone for a while, but process 0 decides when it leaves.
     """
 
     rank: int = 0
@@ -32,6 +34,7 @@ class Place:
     sharing: int = 1
     address: str = "127.0.0.1"
     port: int = 0
+    led: bool = False
 
 
 here = Place()
@@ -41,6 +44,18 @@ here = Place()
 def follows() -> bool:
     """Tell whether this process leaves records, files and words to process 0."""
     return here.rank > 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work for a while as if there were no other processes."""
+    global here
+    before = here
+    here = Place(led=before.rank > 0)
+    try:
+        yield
+    finally:
+        here = before
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> Place | None:

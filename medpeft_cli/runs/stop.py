@@ -67,7 +67,7 @@ def leave_if_asked() -> None:
 
     Of several processes that train a run together only process 0 does, and the others leave with it.
     """
-    if _received is None or ranks.follows():
+    if _received is None or ranks.follows() or ranks.here.led:
         return
     job = None if NO_REQUEUE in os.environ else slurm.own_job()
     again = job is not None and (_received == signal.SIGUSR2 or slurm.job_state(job) == "RUNNING")

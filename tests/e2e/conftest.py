@@ -47,6 +47,17 @@ def run(*arguments: object, cwd: Path, timeout: int = 240, **options) -> subproc
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """As several processes have it here, so that their sums are those of one process to the bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
     """A prepared dataset of three classes; its folder also holds the raw pictures and the card."""

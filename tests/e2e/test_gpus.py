@@ -20,19 +20,14 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def recipe(write_recipe):
-    """Statistics of BatchNorm move, and three shares a step meet two processes."""
+    """Statistics of BatchNorm move. Two shares a step, since Adam makes much of the rounding in sums of three."""
     path = write_recipe("norm", stem="gpus")
-    path.write_text(
-        path.read_text()
-        .replace("demo_vit", "demo_resnet")
-        .replace("micro_batch_size: 8", "micro_batch_size: 6")
-        .replace("lr: 3e-3", "lr: 1e-4")
-    )
+    path.write_text(path.read_text().replace("demo_vit", "demo_resnet"))
     return path
 
 
 @pytest.fixture
-def whole(recipe, dataset):
+def whole(recipe, dataset, one_thread):
     """The run of one process."""
     return start_run(load_recipe(recipe, ["device=cpu"]), dataset / "alone", "medpeft finetune …")
 

@@ -125,3 +125,14 @@ def test_the_search_does_not_depend_on_the_test_pictures(recipe, dataset, whole)
     blackened = finished(run("finetune", recipe, *arguments, cwd=dataset), dataset)
     assert found(blackened) == found(whole)
     assert blackened["metrics"]["test"] != whole["metrics"]["test"]
+
+
+def test_processes_that_train_one_run_each_take_trials_of_their_own(recipe, dataset, whole):
+    arguments = ("--results", "search-together", "--gpus", "2", "--set", "device=cpu", "--json")
+    record = finished(run("finetune", recipe, *arguments, cwd=dataset), dataset)
+    assert [trial["state"] for trial in record["search"]["trials"]] == ["finished"] * 3
+    assert record["search"]["trials"][0]["value"] == whole["search"]["trials"][0]["value"]
+    (study,) = (dataset / "search-together").glob("searching/*-search-*")
+    assert starts(study) == {"0": 1, "1": 1, "2": 1}
+    lines = [json.loads(line) for line in (study / "journal.log").read_text().splitlines()]
+    assert len({line["worker_id"] for line in lines if line.get("state") == FINISHED}) == 2

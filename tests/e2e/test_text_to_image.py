@@ -47,8 +47,8 @@ def finetune(captioned):
 
 
 @pytest.fixture(scope="module")
-def finished(finetune):
-    return finetune("whole", "train.checkpoint_seconds=0", evaluate=True)
+def finished(finetune, one_thread):
+    return finetune("whole", "train.checkpoint_seconds=0", "train.micro_batch_size=2", evaluate=True)
 
 
 def record_of(run_dir):
@@ -78,7 +78,7 @@ def test_the_record_says_all(finished):
 
 def test_two_processes_give_the_run_of_one_and_share_its_pictures(finished, captioned):
     together = start_run(
-        load_recipe(captioned / "whole.yaml", encoder_of(captioned)),
+        load_recipe(captioned / "whole.yaml", [*encoder_of(captioned), "train.micro_batch_size=2"]),
         captioned / "together",
         "medpeft finetune …",
         processes=2,
