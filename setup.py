@@ -26,10 +26,11 @@ DEPENDENCIES = [
     "accelerate>=1.8",
     "safetensors>=0.5",
     "pydantic>=2.10",
-    "numpy>=1.26",
+    "numpy>=2.0",
     "pillow>=10.3",
     "pydicom>=3.0",
     "scipy>=1.13",
+    "scikit-posthocs>=0.9",
 ]
 
 

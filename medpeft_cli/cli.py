@@ -3,12 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import MedpeftError, RecipeError
+from medpeft_cli.errors import MedpeftError, RecipeError, RunError
 from medpeft_cli.options import Demo, Results, Set, Weights
 from medpeft_cli.options import examples as _examples
 from medpeft_cli.sweep.commands import sweep_app
@@ -168,7 +168,7 @@ def prepare(
     if list_files:
         from medpeft_cli.data.guide import file_list
 
-        files = list(file_list(loaded, source, views, splits, fraction))
+        files = file_list(loaded, source, views, splits, fraction)
         console.result(files, "\n".join(files))
         return
     if source is None:
@@ -176,7 +176,7 @@ def prepare(
 
         console.result(facts(loaded), guide(loaded, card))
         return
-    from medpeft_cli.data.checks import leak_choice
+    from medpeft_cli.data.leaks import leak_choice
     from medpeft_cli.data.prepare import prepare as prepare_dataset
 
     root = root or Path("data") / Path(card).stem
@@ -247,7 +247,7 @@ def finetune(
         if dry_run:
             from medpeft_cli.engine.tasks import dry_run as build_and_check
 
-            console.result(build_and_check(loaded.recipe))
+            console.result(build_and_check(loaded.recipe, evaluate=evaluate))
             return
         from medpeft_cli.runs.record import Record
         from medpeft_cli.runs.start import start_run
@@ -286,7 +286,7 @@ def generate(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=1000),
+        typer.Option("--steps", metavar="K", help="Denoising steps. Default: the recipe's.", min=1, max=500),
     ] = None,
     guidance: Annotated[
         float | None,
@@ -362,6 +362,7 @@ def _part(shard: str) -> tuple[int, int]:
     epilog=_examples(
         "medpeft evaluate results/isic_ssf/*",
         "medpeft evaluate results/isic_ssf/RUN --json",
+        "medpeft evaluate RUN --generated $(medpeft generate RUN --base)   # the untuned pipeline",
         "medpeft evaluate --real data/test --generated out/shard1 --generated out/shard2 --encoder xrv-densenet121 \\\n"
         "      --encoder-weights xrv.pt --clip hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
     )
@@ -382,7 +383,11 @@ def evaluate(
     ] = None,
     generated: Annotated[
         list[Path] | None,
-        typer.Option("--generated", metavar="DIR", help="The generated pictures. Repeatable: shards count as one set."),
+        typer.Option(
+            "--generated",
+            metavar="DIR",
+            help="The generated pictures. Repeatable: shards count as one set. With RUN: other pictures than its own.",
+        ),
     ] = None,
     train: Annotated[
         Path | None,
@@ -414,24 +419,23 @@ def evaluate(
 
     Of a run the model is asked once; later calls compute the metrics again from predictions.csv. Of pictures: FID, KID,
     precision, recall, density, coverage, MS-SSIM, with --clip the CLIP score, with --train the distance to training pictures.
+    RUN --generated scores other pictures, such as the untuned pipeline's, as the run's own, and leaves its record as it is.
     """
-    folders = {"--real": real, "--generated": generated}
-    if any(folders.values()):
-        if runs or weights or not all(folders.values()):
-            missing = [name for name, value in folders.items() if not value]
-            raise RecipeError(
-                f"evaluate: {missing[0]} is missing"
-                if missing
-                else "evaluate: RUN and --weights do not go with --real",
-                "either RUN…, or --real DIR --generated DIR",
-            )
+    either = "RUN…, RUN --generated DIR, or --real DIR --generated DIR"
+    if real:
+        if not generated:
+            raise RecipeError("evaluate: --generated is missing", either)
+        if runs or weights:
+            raise RecipeError("evaluate: RUN and --weights do not go with --real", either)
         _evaluate_folders(
             real, generated, train, prompts, encoder or "inception", encoder_weights, clip,
             1000 if bootstrap is None else bootstrap, 0.95 if confidence is None else confidence,
         )  # fmt: skip
         return
     if not runs:
-        raise RecipeError("evaluate: nothing to score", "RUN…, or --real DIR --generated DIR")
+        raise RecipeError(f"evaluate: {'--real is missing' if generated else 'nothing to score'}", either)
+    if generated and (weights or len(runs) > 1):
+        raise RecipeError("evaluate: --generated goes with one RUN, and without --weights", either)
     if given := [name for name, value in {"--train": train, "--prompts": prompts}.items() if value]:
         raise RecipeError(f"evaluate: {given[0]} goes with --real and --generated only")
     from medpeft_cli.engine.tasks import evaluate_run
@@ -446,6 +450,11 @@ def evaluate(
     changes = {field: value for field, value in changes.items() if value is not None}
     if encoder or encoder_weights:  # another encoder's weights are not in the recipe
         changes["encoder_weights"] = None if encoder_weights is None else str(encoder_weights)
+    if generated:
+        from medpeft_cli.engine.tasks import evaluate_folders
+
+        _show_scores(evaluate_folders(runs[0], generated, **changes))
+        return
     records, problems = [], []
     for run in runs:
         try:
@@ -478,38 +487,53 @@ def _evaluate_folders(
         raise RecipeError(f"--confidence: got {confidence:g}, wanted a fraction between 0 and 1")
     from medpeft_cli.engine.assembly import pick_device
     from medpeft_cli.engine.compare import compare
+    from medpeft_cli.engine.failures import enough_memory
     from medpeft_cli.metrics.alignment import load_clip
     from medpeft_cli.metrics.encoders import load_encoder
     from medpeft_cli.metrics.features import default_cache
     from medpeft_cli.metrics.pictures import folder_pictures
-    from medpeft_cli.report.run_table import print_scores
 
     device = pick_device("auto")
-    scores = compare(
-        folder_pictures([real]),
-        folder_pictures(generated, prompts),
-        encoder=load_encoder(encoder, device, encoder_weights),
-        clip=load_clip(clip, device) if clip else None,
-        train=folder_pictures([train]) if train else None,
-        bootstrap=bootstrap,
-        confidence=confidence,
-        cache=default_cache(),
-    )
+    with enough_memory(f"the scoring networks on {device}", "free the device, or CUDA_VISIBLE_DEVICES= for the CPU"):
+        scores = compare(
+            folder_pictures([real]),
+            folder_pictures(generated, prompts),
+            encoder=load_encoder(encoder, device, encoder_weights),
+            clip=load_clip(clip, device) if clip else None,
+            train=folder_pictures([train]) if train else None,
+            bootstrap=bootstrap,
+            confidence=confidence,
+            cache=default_cache(),
+        )
+    _show_scores(scores)
+
+
+def _show_scores(scores: dict[str, Any]) -> None:
     if console.json:
         console.result(scores)
-    else:
-        print_scores(scores)
+        return
+    from medpeft_cli.report.run_table import print_scores
+
+    print_scores(scores)
 
 
 @app.command(
-    epilog=_examples("medpeft report results/", "medpeft report results/ --metric auroc_ovr --latex > table.tex")
+    epilog=_examples(
+        "medpeft report results/",
+        "medpeft report results/ --latex > tables.tex",
+        "medpeft report results/ --against-paper",
+        "medpeft report results/ --baseline full",
+        "medpeft report results/ --rows dataset --columns method --where backbone=resnet50.a1_in1k --metric auroc_ovr",
+    )
 )
 def report(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="Folder of runs; every record.json below it is read.")
     ],
-    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="LaTeX tables (booktabs), and a macro for every number.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, a line per cell.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     metric: Annotated[
         str | None,
@@ -517,25 +541,73 @@ def report(
             "--metric", metavar="NAME", help="Test metric of the tables. Default: f1_macro; fid for text-to-image."
         ),
     ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--rows",
+            metavar="NAMES",
+            help="One table instead of the paper's: dataset, backbone, fraction, method, seed or a field of the "
+            "recipe (train.lr), separated by commas.",
+        ),
+    ] = "",
+    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same for its columns.")] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="NAME=VALUE", help="Only such runs; repeated for several names or values."),
+    ] = None,
+    against_paper: Annotated[
+        bool,
+        typer.Option(
+            "--against-paper",
+            help="Beside ours the number that the paper prints and the difference; ranks by the paper's rules for ties.",
+        ),
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="METHOD",
+            help="Test every method against this one: on each test split, from the saved predictions, and over datasets.",
+        ),
+    ] = None,
 ) -> None:
-    """Tables of all runs under a folder.
+    """Tables of all runs under a folder, in the layout of the paper's Tables 2 to 6 or as asked.
 
-    Mean ± sd over seeds, best and second best, trained parameters, and what is missing. Reads records only.
+    Mean ± sd over seeds, best and second best, ranks, trained parameters, and what is missing. Reads records only. A form
+    is printed, and written to RESULTS/report/; several forms are only written.
     """
-    from medpeft_cli.report import build_report, print_report, render
+    from medpeft_cli.files import write_text
+    from medpeft_cli.report import Question, build_report, files, print_report, render
 
-    forms = [
-        name
-        for name, chosen in [("latex", latex), ("csv", csv), ("markdown", markdown), ("json", console.json)]
-        if chosen
-    ]
-    if len(forms) > 1:
-        raise RecipeError(f"report: give one of --latex, --csv, --markdown, --json, got {', '.join(forms)}")
-    built = build_report(results, metric)
-    if forms:
-        print(render(built, forms[0]), end="")
-    else:
+    chosen = {"latex": latex, "csv": csv, "markdown": markdown, "json": console.json}
+    forms = [name for name, wanted in chosen.items() if wanted]
+    axes = [tuple(filter(None, (name.strip() for name in names.split(",")))) for names in (rows, columns)]
+    built = build_report(results, Question(metric, *axes, _where(where or []), against_paper, baseline))
+    if not forms:
         print_report(built)
+    elif len(forms) == 1:
+        print(render(built, forms[0]), end="")
+    for name, text in files(built, forms).items():
+        path = results / "report" / name
+        try:
+            write_text(path, text)
+        except RunError as error:
+            if len(forms) > 1:
+                raise
+            console.warn(error.message)  # what was asked for is printed: a folder of others may be read-only
+        else:
+            print(path) if len(forms) > 1 else console.say(f"also in {path}")
+
+
+def _where(pairs: list[str]) -> dict[str, list[str]]:
+    """Return `name=value` pairs by name."""
+    wanted: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--where: got {pair!r}, wanted NAME=VALUE", "--where dataset=isic --where method=ssf")
+        wanted.setdefault(name.strip(), []).append(value.strip())
+    return wanted
 
 
 @app.command(

@@ -10,6 +10,7 @@ from typing import Any
 
 from medpeft_cli.errors import MedpeftError
 
+LONGEST_LIST = 9  # of a cell of a table; of a longer one its beginning
 LOG_SECONDS = 60.0  # between two progress lines where the output is no terminal
 
 Advance = Callable[..., None]
@@ -109,6 +110,8 @@ def _plain(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
+        if len(value) > LONGEST_LIST:
+            return f"{len(value)}: {', '.join(map(str, value[:3]))}, …"
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -122,7 +125,8 @@ def _bar(total: int, label: str, unit: str) -> Iterator[Advance]:
 
     class Rate(ProgressColumn):
         def render(self, task):  # noqa: ANN001, ANN202
-            return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s")
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f} {unit}/s" if speed else "")
 
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
@@ -160,10 +164,13 @@ class _Lines:
         self.last = time.monotonic()
         seconds = self.last - self.start
         rate = (self.done - self.resumed) / max(seconds, 1e-9)
-        time_left = f"{(self.total - self.done) / max(rate, 1e-9):,.0f} s left" if rate else "waiting"
-        end = f"{seconds:,.0f} s" if self.done >= self.total else time_left
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        parts = [f"{self.label}: {self.done:,}/{self.total:,}", f"{shown} {self.unit}/s", end, self.note]
+        if rate:
+            left = f"{(self.total - self.done) / rate:,.0f} s left"
+            pace = [f"{shown} {self.unit}/s", f"{seconds:,.0f} s" if self.done >= self.total else left]
+        else:
+            pace = ["done before" if self.done >= self.total else "waiting"]
+        parts = [f"{self.label}: {self.done:,}/{self.total:,}", *pace, self.note]
         print(" · ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 

@@ -55,6 +55,20 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Make a DataError of what the system refuses to read in the block; `path` stands in where it names no file.
+
+    Raises:
+        DataError: such as "data: cannot be read, permission denied".
+    """
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise DataError(f"{error.filename or path}: cannot be read, {why}") from None
+
+
+@contextmanager
 def locked(path: Path, *, told: str = "") -> Iterator[None]:
     """Hold a lock file against other processes, which wait; the system frees it when this process dies.
 

@@ -14,6 +14,22 @@ def test_where_there_is_no_terminal_progress_is_one_plain_line(capsys):
     assert "\x1b" not in lines[0] and "\r" not in lines[0]
 
 
+def test_a_start_that_finds_all_done_has_no_rate(capsys):
+    with Console().progress(4, "run", "steps") as advance:
+        advance(4, note="checking", resumed=True)
+        advance(0, note="")
+    assert capsys.readouterr().err == "run: 4/4 · done before\n"
+
+
+def test_a_bar_that_has_done_nothing_shows_no_rate(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with Console().progress(4, "run", "steps") as advance:
+        advance(4, resumed=True)
+    shown = capsys.readouterr().err
+    assert "4/4" in shown and "steps/s" not in shown
+
+
 def test_quiet_says_nothing_but_warnings(capsys):
     console = Console()
     console.quiet = True
@@ -30,6 +46,17 @@ def test_a_table_cannot_be_styled_by_its_content(capsys):
     console.table([{"name": "[red]x[/red]", "n": 1234, "none": None}], ["name", "n", "none"])
     out = capsys.readouterr().out
     assert "[red]x[/red]" in out and "1,234" in out and "–" in out
+
+
+def test_a_long_list_is_shown_by_its_first_and_its_length(capsys):
+    console = Console()
+    rows = [{"few": list("abcdefghi"), "many": [f"c{n}" for n in range(114)]}]
+    console.table(rows, ["few", "many"])
+    out = capsys.readouterr().out
+    assert "a, b, c, d, e, f, g, h, i" in out and "114: c0, c1, c2, …" in out and "c3" not in out
+    console.json = True
+    console.table(rows, ["few", "many"])
+    assert '"c113"' in capsys.readouterr().out
 
 
 def test_a_high_rate_is_a_plain_number(capsys):

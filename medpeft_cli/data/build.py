@@ -8,26 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from medpeft_cli.data.card import SPLITS, Card
-from medpeft_cli.data.checks import (
-    Leak,
-    OnLeak,
-    Pictures,
-    Twins,
-    called,
-    count_leaks,
-    divide,
-    drop_conflicts,
-    examples,
-    find_leaks,
-    find_twins,
-    strata,
-    undecided,
-)
+from medpeft_cli.data.checks import Pictures, Twins, by_reason, drop_conflicts, examples, find_twins
+from medpeft_cli.data.divide import divide, strata
+from medpeft_cli.data.leaks import Leak, OnLeak, called, count_leaks, find_leaks, undecided
 from medpeft_cli.data.manifest import FORMAT, dataset_sha256, split_counts, write_rows
 from medpeft_cli.data.pack import PIECE, Pieces
 from medpeft_cli.data.splits import nested_ranks
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
+from medpeft_cli.words import counted
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)  # Figure 1 of the paper; any other works as well
 
@@ -93,23 +82,26 @@ def build(
     ).take(rows["channels"] > 0)
     kinds = _kinds(pictures)
     pictures, conflicts = drop_conflicts(pictures)
+    unreadable = [(file, f"unreadable: {reason}") for file, reason in bad]
+    if not pictures.samples:
+        raise nothing_left(card, [*left_out, *unreadable, *conflicts])
     twins = find_twins(pictures, pieces.thumbs)
     leaks = find_leaks(pictures, twins, card.split.group) if card.official else []
     if leaks and rules.on_leak is None:
         raise undecided(leaks, pictures, card, _list_all(root, "leaks.csv", leak_table(leaks, pictures)))
-    before = pictures
-    pictures, kept = divide(pictures, twins, leaks, card, rules.seed, rules.on_leak)
-    if rules.on_leak == "allow" and not card.official:
-        before, leaks = pictures, find_leaks(pictures, twins, card.split.group)
-    leaked = leak_table(leaks, before)
+    leaked = leak_table(leaks, pictures)
     dropped = [
-        (before.samples[leak.picture].file, f"{called(leak.kind)} in {before.splits[leak.other]}")
-        for leak in leaks
-        if not kept[leak.picture]
+        (pictures.samples[leak.picture].file, f"{called(leak.kind)} in {pictures.splits[leak.other]}")
+        for leak in (leaks if rules.on_leak == "drop" else [])
     ]
+    pictures, kept = divide(pictures, twins, leaks, card, rules.seed, rules.on_leak)
     pictures, twins = pictures.take(kept), twins.take(kept)
+    left = find_leaks(pictures, twins, card.split.group)  # of what is written: checked, not assumed
+    if rules.on_leak == "allow":
+        leaks, leaked = left, leak_table(left, pictures)
+    elif left:
+        raise RuntimeError(f"{len(left)} pictures are in two splits after dividing, first {left[0]}")
     columns = _columns(pictures, card, rules.seed, pieces)
-    unreadable = [(file, f"unreadable: {reason}") for file, reason in bad]
     info = {
         "format": FORMAT,
         "card": card.name,
@@ -223,7 +215,7 @@ def leak_table(leaks: Sequence[Leak], pictures: Pictures) -> dict[str, list[str]
     """Return the columns of leaks.csv: a row a picture that is also in a more protected split."""
     table = {
         "kind": [leak.kind for leak in leaks],
-        "correlation": [f"{leak.correlation:.3f}" if leak.kind == "near" else "" for leak in leaks],
+        "correlation": [f"{leak.correlation:.3f}" if leak.correlation is not None else "" for leak in leaks],
     }
     return table | _pair_columns(pictures, [(leak.picture, leak.other) for leak in leaks])
 
@@ -240,7 +232,6 @@ def _pair_columns(pictures: Pictures, pairs: Sequence[Sequence[int]]) -> dict[st
 
 def _remarks(info: dict, kinds: Mapping[str, Sequence[str]]) -> list[str]:
     found, leakage = info["duplicates"], info["leakage"]
-    allowed = leakage["decision"] == "allow"
     remarks = []
     if len(kinds) > 1:
         usual = next(iter(kinds))
@@ -249,19 +240,19 @@ def _remarks(info: dict, kinds: Mapping[str, Sequence[str]]) -> list[str]:
         )
         remarks.append(f"kinds of pictures: {listed}; made grey or RGB as docs/datasets.md says")
     if found["equal"]:
-        joined = "" if allowed and info["split"]["rule"] == "official" else "; they share a group"
-        remarks.append(f"{found['equal']:,} pictures have the same pixels as another of their class{joined}")
+        have = counted(found["equal"], "picture has", "pictures have")
+        remarks.append(f"{have} the same pixels as another; they share a group")
     if found["near"]:
         labels = found["near_under_two_labels"]
         other = f", {labels:,} of them with two labels" if labels else ""
-        joined = "" if allowed else "; they share a group"
-        remarks.append(f"{found['near']:,} pairs are near-duplicates{other}{joined}; see duplicates.csv")
+        joined = "" if leakage["decision"] == "allow" else "; they share a group"
+        pairs = counted(found["near"], "pair of near-duplicates", "pairs of near-duplicates")
+        remarks.append(f"{pairs}{other}{joined}; see duplicates.csv")
     if leakage["pictures"]:
         kinds = ", ".join(f"{count:,} {called(kind)}" for kind, count in leakage["kinds"].items())
         done = {"move": "moved there", "drop": "left out", "allow": "kept where they are"}[leakage["decision"]]
-        remarks.append(
-            f"{leakage['pictures']:,} pictures are also in a more protected split ({kinds}): {done}; see leaks.csv"
-        )
+        also = counted(leakage["pictures"], "picture")
+        remarks.append(f"{also} also in a more protected split ({kinds}): {done}; see leaks.csv")
     return remarks
 
 
@@ -274,7 +265,7 @@ def summary(info: dict) -> str:
     """Return what a prepared dataset holds and what was left out, as lines for the console."""
     width = max(len(name) for name in (*info["classes"], "all"))
     lines = [
-        f"{info['card']}: {info['images']:,} pictures, short side at most {info['size']} px, {info['bytes'] / 1e6:,.1f} MB"
+        f"{info['card']}: {counted(info['images'], 'picture')}, short side at most {info['size']} px, {info['bytes'] / 1e6:,.1f} MB"
     ]
     lines.append(" ".join([" " * (width + 2), *(f"{split:>8}" for split in SPLITS)]))
     counts = info["counts"]
@@ -283,8 +274,15 @@ def summary(info: dict) -> str:
     ]
     lines.append(f"  {'all':{width}} " + " ".join(f"{info['totals'][split]:8,}" for split in SPLITS))
     lines += [f"note: {note}" for note in info["notes"]]
-    reasons = Counter(item["reason"] for item in info["left_out"])
-    for reason, count in reasons.most_common():
-        files = [item["file"] for item in info["left_out"] if item["reason"] == reason]
-        lines.append(f"left out {count:,}: {reason} ({some(files)})")
+    lines += _reasons([(item["file"], item["reason"]) for item in info["left_out"]])
     return "\n".join(lines)
+
+
+def nothing_left(card: Card, left_out: Sequence[tuple[str, str]]) -> DataError:
+    """Return the error for a dataset without a picture."""
+    return DataError(f"{card.name}: no picture is left" + "".join(f"; {line}" for line in _reasons(left_out)))
+
+
+def _reasons(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason why something is left out."""
+    return [f"left out {len(found):,}: {reason} ({some(found)})" for reason, found in by_reason(left_out)]

@@ -86,6 +86,9 @@ class Card(Strict):
                 raise ValueError(f"layout.labels leads to {wrong[0]!r}, which is not among the classes")
             if isinstance(layout, Table):
                 self._fits(layout)
+            elif layout.kind == "text_files":
+                if self.task != "text" or self.classes:
+                    raise ValueError("layout.kind text_files gives texts; wanted task: text and no classes")
             elif layout.kind != "mimic_cxr" and self.task != "classify":
                 raise ValueError(f"task is {self.task}, but layout.kind {layout.kind} gives each picture one class")
             elif layout.kind == "mimic_cxr" and self.task == "classify":
@@ -111,6 +114,11 @@ class Card(Strict):
     def layouts(self) -> tuple[Layout, ...]:
         """The layout and its alternatives."""
         return (self.layout, *self.alternatives)
+
+    @property
+    def argument(self) -> str:
+        """What stands for the card on a command line, in hints."""
+        return self.name if self.name in card_names() else "YOUR_CARD.yaml"
 
     @property
     def has_official_split(self) -> bool:

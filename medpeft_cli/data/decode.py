@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medpeft_cli.errors import DataError
 
@@ -102,10 +102,21 @@ def decode_image(path: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        reason = getattr(error, "strerror", None) or str(error).replace(str(path), "file") or type(error).__name__
-        raise DataError(" ".join(reason.split())) from None
+        raise DataError(_reason(error, path)) from None
     image.info["kind"] = kind
     return image
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return in a few words why a picture cannot be decoded."""
+    if path.is_file() and path.stat().st_size == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a known format"
+    if type(error).__name__ == "InvalidDicomError":  # pydicom is imported for DICOM files only
+        return "no DICOM file"
+    reason = getattr(error, "strerror", None) or str(error).replace(str(path), "file") or type(error).__name__
+    return " ".join(reason.split())
 
 
 def as_grey_if_equal(pixels: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def _section(card: Card) -> str:
         (_what(card), _label(card)),
         ("Group", _group(card)),
         ("Split", _split(card) + f", seed {card.split.seed}"),
-        ("Expected", "; ".join(filter(None, [f"{_number(card)} pictures", ", ".join(counts)]))),
+        ("Pictures", "; ".join(filter(None, [_number(card), ", ".join(counts)]))),
         ("Notes", card.notes),
     ]
     files = "\n".join(f"- `{file}`: {what}".replace("<", "&lt;") for file, what in expected_files(card).items())

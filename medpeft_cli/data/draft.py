@@ -3,19 +3,29 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from medpeft_cli.console import console
 from medpeft_cli.data.card import card_names, load_card
 from medpeft_cli.data.decode import is_dicom, is_picture
 from medpeft_cli.data.forms import ClassFolders, MimicCxr, Table
-from medpeft_cli.data.guess import FEWEST_GROUPS
+from medpeft_cli.data.guess import FEWEST_GROUPS, split_in
 from medpeft_cli.data.layouts.files import walk
-from medpeft_cli.data.proposals import MASK_PATTERN, Draft, Pictures, from_arrays, from_folders, from_table
-from medpeft_cli.data.tables import TABLES
+from medpeft_cli.data.proposals import (
+    MASK_PATTERN,
+    Draft,
+    Pictures,
+    from_arrays,
+    from_folders,
+    from_table,
+    from_text_files,
+)
+from medpeft_cli.data.tables import TABLES, table_columns
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.files import write_text
+from medpeft_cli.files import readable, write_text
 from medpeft_cli.recipe.source import dump_values
+from medpeft_cli.words import counted
 
 MASK_NAME = re.compile(MASK_PATTERN, re.I)
 
@@ -38,7 +48,8 @@ def write_draft(source: Path, card: str | None) -> tuple[str, list[str]]:
         raise RecipeError(f"{path}: {wrong}", "name a new file: medpeft prepare mine.yaml --init-card DIR")
     stem = path.stem if path else source.resolve().name
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "mine"
-    text, found = draft_card(source, name)
+    with readable(source):
+        text, found = draft_card(source, name)
     for line in found:
         console.say(line)
     if path:
@@ -78,40 +89,57 @@ def draft_card(source: Path, name: str) -> tuple[str, list[str]]:
             f"the download of card {known}: medpeft prepare {known} does it",
         ]
     tables = []
-    for path in paths:
-        if path.name.lower().endswith(TABLES):
-            try:
-                tables += [draft for draft in [from_table(source, relative[path], found)] if draft]
-            except DataError as error:
-                lines.append(f"table that cannot be read: {error.message}")
-    tables.sort(key=lambda pair: -pair[0])
-    folders = from_folders(found)
+    for files in _tables(source, [relative[path] for path in paths if path.name.lower().endswith(TABLES)]):
+        try:
+            tables += [(*draft, ", ".join(files.values())) for draft in [from_table(source, files, found)] if draft]
+        except DataError as error:
+            lines.append(f"table that cannot be read: {error.message}")
+    tables.sort(key=lambda table: -table[0])
+    folders = from_text_files(found, source, paths) or from_folders(found)
     arrays = [path for path in paths if path.suffix == ".npz"]
     if tables and (tables[0][0] >= 0.9 * len(shown) or not folders):
-        draft = tables[0][1]
+        draft = tables.pop(0)[1]
     elif folders:
         draft = folders
-        lines += [f"table left aside, it names {named:,} of {len(shown):,} pictures: {other.fields['layout']['file']}"
-                  for named, other in tables]  # fmt: skip
     elif arrays:
         draft = from_arrays(arrays[0], relative[arrays[0]])
     else:
         raise DataError(
-            f"{source}: {lines[0]}, but no table names them and no two folders have "
+            f"{source}: {'; '.join(lines)}, but no table names them and no two folders have "
             f"{FEWEST_GROUPS} of them each (or pictures of {FEWEST_GROUPS} patients), one for each split",
-            "put the pictures into a folder a class, or a CSV file with a column of names and one of labels beside them",
+            "put the pictures into a folder a class, a text file beside each, or a CSV file with their names and labels",
         )
+    lines += [
+        f"table left aside, it names {named:,} of {counted(len(shown), 'picture')}: {file}" for named, _, file in tables
+    ]
     return _yaml(draft, name), lines + draft.found
+
+
+def _tables(source: Path, files: Sequence[str]) -> list[dict[str | None, str]]:
+    """Return the tables, each as {None: file}; those that are one table a split, by their names and headers, as one."""
+    splits: dict[str | None, str] = {}
+    for file in files:
+        if (split := split_in(Path(file).name)) and split not in splits:
+            splits[split] = file
+    if "train" in splits:
+        with suppress(DataError):
+            header = table_columns(source / splits["train"])
+            splits = {split: file for split, file in splits.items() if table_columns(source / file) == header}
+            if len(splits) > 1:
+                return [splits, *({None: file} for file in files if file not in splits.values())]
+    return [{None: file} for file in files]
 
 
 def _kinds(paths: Sequence[Path], pictures: int, masks: int) -> str:
     kinds = Counter(path.suffix.lower() or "without extension" for path in paths)
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(8))
-    return f"{len(paths):,} files ({listed}), {pictures:,} pictures" + (f", {masks:,} of them masks" if masks else "")
+    files = f"{counted(len(paths), 'file')} ({listed})" if paths else "no files"
+    return f"{files}, {counted(pictures, 'picture')}" + (f", {masks:,} of them masks" if masks else "")
 
 
 def _known(source: Path) -> str | None:
-    """Return the card of ours whose download this is."""
+    """Return the card of ours whose download this is; of several the one that takes most of its tables."""
+    known, most = None, -1
     for name in card_names():
         for layout in load_card(name).layouts:
             folders = [layout.folder] if isinstance(layout, ClassFolders) else getattr(layout, "folders", ())
@@ -122,8 +150,8 @@ def _known(source: Path) -> str | None:
             elif all((source / table).is_file() for table in tables) and any(
                 f == source.name or (source / f).is_dir() for f in folders
             ):
-                return name
-    return None
+                known, most = (name, len(tables)) if len(tables) > most else (known, most)
+    return known
 
 
 def _yaml(draft: Draft, name: str) -> str:

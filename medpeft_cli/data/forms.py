@@ -39,12 +39,17 @@ class Texts(Strict):
     )
 
 
-class Files(Strict):
-    """What layouts of picture files share."""
+class Labels(Strict):
+    """What layouts with classes share."""
 
     labels: dict[str, str] = Field(
         {}, description="folder name, label value or label column → class, where they differ"
     )
+
+
+class Files(Strict):
+    """What layouts of picture files share."""
+
     group_pattern: str | None = Field(None, description="regex with one group, searched in the file name: the patient")
     group_tag: str | None = Field(None, description="DICOM keyword of the patient, such as PatientID")
 
@@ -56,14 +61,26 @@ class Files(Strict):
         return pattern
 
 
-class ClassFolders(Files):
-    """One folder a class, with ready split folders above them or without."""
+class Folders(Files):
+    """What layouts that go by folders share."""
 
-    kind: Literal["class_folders"]
-    folder: Inside = Field(".", description="folder of the class folders; where it is absent, the source itself")
+    folder: Inside = Field(
+        ".", description="folder below which the pictures lie; where it is absent, the source itself"
+    )
     splits: dict[SplitName, Inside] = Field(
         {}, description="split → its folder; a missing val or test is split off train"
     )
+
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the folders say which picture is in which split."""
+        return bool(self.splits)
+
+
+class ClassFolders(Folders, Labels):
+    """One folder a class, with ready split folders above them or without."""
+
+    kind: Literal["class_folders"]
     mask_pattern: str | None = Field(None, description="regex, searched in the file name: masks, left out")
 
     @field_validator("mask_pattern")
@@ -73,13 +90,14 @@ class ClassFolders(Files):
             _compiled(pattern)
         return pattern
 
-    @property
-    def has_official_split(self) -> bool:
-        """Whether the folders say which picture is in which split."""
-        return bool(self.splits)
+
+class TextFiles(Folders, Texts):
+    """Pictures, each with its text in a file of the same name beside it: x.png and x.txt."""
+
+    kind: Literal["text_files"]
 
 
-class Table(Files, Texts):
+class Table(Files, Labels, Texts):
     """A table (CSV, TSV or parquet) that names pictures, and their labels or texts."""
 
     kind: Literal["csv"]
@@ -160,8 +178,14 @@ class MimicCxr(Texts):
     has_official_split: ClassVar[bool] = True
 
 
-Layout = Annotated[ClassFolders | Table | Npz | MimicCxr, Field(discriminator="kind")]
-KINDS: dict[str, type[Strict]] = {"class_folders": ClassFolders, "csv": Table, "npz": Npz, "mimic_cxr": MimicCxr}
+Layout = Annotated[ClassFolders | Table | TextFiles | Npz | MimicCxr, Field(discriminator="kind")]
+KINDS: dict[str, type[Strict]] = {
+    "class_folders": ClassFolders,
+    "csv": Table,
+    "text_files": TextFiles,
+    "npz": Npz,
+    "mimic_cxr": MimicCxr,
+}
 
 
 def _compiled(pattern: str) -> re.Pattern:

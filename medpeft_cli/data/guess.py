@@ -26,6 +26,7 @@ SAME_NAME = r"^(.+)\.[^.]+$"  # the group is the file's name
 PLACEHOLDER = {"", "-", "?", "n/a", "na", "nan", "none", "null", "tbd", "todo", "unknown", "unclear", "undefined"}
 MOST_CLASSES = 200
 MANY_CLASSES = 0.5  # of the rows: more values than that are names, not classes
+FEWEST_WORDS = 3  # of a text
 FEWEST_GROUPS = len(SPLITS)  # a class in fewer patients cannot be in every split
 
 
@@ -80,7 +81,7 @@ def text_column(columns: dict[str, list[str]]) -> str | None:
         words = sum(cell.count(" ") for cell in filled) / max(len(filled), 1)
         return words if len(set(filled)) > MANY_CLASSES * len(filled) and len(filled) > len(columns[name]) / 4 else 0
 
-    long = sorted((name for name in columns if length(name) >= 3), key=lambda name: -length(name))
+    long = sorted((name for name in columns if length(name) >= FEWEST_WORDS), key=lambda name: -length(name))
     return next((name for name in long if TEXT_COLUMN.search(name)), long[0] if long else None)
 
 
@@ -93,6 +94,11 @@ def is_flag(cells: Sequence[str]) -> bool:
 def are_splits(cells: Sequence[str]) -> bool:
     """Return whether a column names train and at least one other split."""
     return {"train"} < {SPLIT_WORDS.get(cell.lower(), "") for cell in cells if cell} <= set(SPLITS)
+
+
+def split_in(name: str) -> str | None:
+    """Return the split that the name of a file tells, such as my-test.csv."""
+    return next((SPLIT_WORDS[word] for word in re.split(r"[\W_]+", name.lower()) if word in SPLIT_WORDS), None)
 
 
 def group_pattern(names: Sequence[str]) -> str | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_cli.data.card import SPLITS, Card
-from medpeft_cli.data.forms import ClassFolders, MimicCxr, Npz, Table
+from medpeft_cli.data.forms import ClassFolders, MimicCxr, Npz, Table, TextFiles
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import readable
 
 ACCESS = {
     "open": "free to download",
@@ -56,6 +57,9 @@ def expected_files(card: Card) -> dict[str, str]:
         return {layout.file: "arrays of pictures and labels"}
     if isinstance(layout, MimicCxr):
         return {"": "the files of card mimic_cxr"}
+    if isinstance(layout, TextFiles):
+        tops = layout.splits.values() or [""]
+        return {"/".join(filter(None, (layout.folder, top))) + "/": "x.png and x.txt, and so on" for top in tops}
     if isinstance(layout, ClassFolders):
         tops = [f"{folder}/" for folder in layout.splits.values()] or [""]
         front = "" if layout.folder == "." else f"{layout.folder}/"
@@ -67,16 +71,16 @@ def expected_files(card: Card) -> dict[str, str]:
     return tables | {f"{folder}/": "the pictures" for folder in layout.folders or (".",)}
 
 
-def file_list(card: Card, source: Path | None, views: str | None, splits: str | None, fraction: float) -> Iterator[str]:
-    """Yield `needed_files` of lists as they are typed, such as "PA,AP".
+def file_list(card: Card, source: Path | None, views: str | None, splits: str | None, fraction: float) -> list[str]:
+    """Return `needed_files` of lists as they are typed, such as "PA,AP".
 
     Raises:
-        DataError: if a table is missing or damaged.
+        DataError: if a table is missing or damaged, or no picture is as asked for.
         RecipeError: if a split is unknown or something cannot be chosen.
     """
     if source is None:
         raise RecipeError(
-            "--list-files: no source given", f"`medpeft prepare {card.name}` says which tables --source must hold"
+            "--list-files: no source given", f"`medpeft prepare {card.argument}` says which tables --source must hold"
         )
     wanted = [part.strip() for part in (splits or "").split(",") if part.strip()]
     for split in wanted:
@@ -84,9 +88,14 @@ def file_list(card: Card, source: Path | None, views: str | None, splits: str | 
             raise RecipeError(f"--splits: got {split!r}, wanted some of {', '.join(SPLITS)}")
     if not 0 < fraction <= 1:
         raise RecipeError(f"--fraction: got {fraction:g}, wanted a number above 0, 1 at most")
-    yield from needed_files(
-        card, source, [view.strip() for view in (views or "").split(",") if view.strip()], wanted, fraction
-    )
+    shown = [view.strip() for view in (views or "").split(",") if view.strip()]
+    with readable(source):
+        files = list(needed_files(card, source, shown, wanted, fraction))
+    if not files:
+        chosen = {"views": shown, "splits": wanted}
+        choice = ", ".join(f"{what} {' and '.join(names)}" for what, names in chosen.items() if names)
+        raise DataError(f"--list-files: no picture of {card.title} is needed" + (f" with {choice}" if choice else ""))
+    return files
 
 
 def needed_files(
@@ -116,7 +125,7 @@ def needed_files(
 
     if not source.is_dir():
         raise DataError(
-            f"{source}: no such folder", f"`medpeft prepare {card.name}` says which tables to download first"
+            f"{source}: no such folder", f"`medpeft prepare {card.argument}` says which tables to download first"
         )
     source = source.resolve()
     layout = layout_of(card, source)
@@ -137,7 +146,8 @@ def needed_files(
         yield from _of_table(source, layout, card, splits)
     else:
         raise RecipeError(
-            f"--list-files: {card.title} comes as a whole", f"`medpeft prepare {card.name}` says from where"
+            f"--list-files: {card.title} has no table; all its pictures are needed",
+            f"`medpeft prepare {card.argument}` says where they lie",
         )
 
 

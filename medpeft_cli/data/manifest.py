@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medpeft_cli.data.card import COLUMNS, SPLITS, Card, card_names, names_of
+from medpeft_cli.data.card import COLUMNS, SPLITS, Card, names_of
 from medpeft_cli.errors import DataError
 
 FORMAT = 2
@@ -121,8 +121,7 @@ def read_manifest(root: Path, card: Card) -> Manifest:
         DataError: if it is missing, half written or damaged, or was prepared from another card; the hint is the command.
     """
     root = Path(root)
-    command = card.name if card.name in card_names() else "YOUR_CARD.yaml"
-    hint = f"run `medpeft prepare {command} --source DIR --root {root}`"
+    hint = f"run `medpeft prepare {card.argument} --source DIR --root {root}`"
     info = read_info(root)
     if info is None:
         raise DataError(f"{root}: no prepared dataset", hint)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,12 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import Pictures, Twins, called
+from medpeft_cli.data.checks import Pictures, Twins, by_reason
 from medpeft_cli.data.duplicates import CORRELATION, DISTANCE, Thumbs
 from medpeft_cli.data.images import ImageStore
+from medpeft_cli.data.leaks import called
 from medpeft_cli.data.manifest import Manifest
+from medpeft_cli.words import counted
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHEET = 12  # pictures of a class; fewer with many classes
@@ -24,7 +25,6 @@ SHOWN_PAIRS, SHOWN_FILES, SHOWN_LEAKS, SHOWN_TEXTS = 24, 20, 20, 3
 PIXELS = 128  # longer side of a small picture
 SAMPLED = 20_000  # pictures whose grey values are counted
 BINS = 32
-MARK = re.compile(r"_{2,}")  # what stands for a name that was taken out
 
 
 def write_page(
@@ -52,6 +52,7 @@ def write_page(
     grey = _grey_values(pictures, thumbs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["n"] = lambda number: f"{number:,}"
+    environment.filters["counted"] = counted
     short = np.minimum(pictures.rows["original_height"], pictures.rows["original_width"])
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
@@ -146,11 +147,8 @@ def _leaks(leaked: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 
 def _left_out(info: dict) -> list[dict[str, Any]]:
     """Return reason, count and some files, the most frequent reason first."""
-    files: dict[str, list[str]] = {}
-    for item in info["left_out"]:
-        files.setdefault(item["reason"], []).append(item["file"])
-    ordered = sorted(files.items(), key=lambda entry: -len(entry[1]))
-    return [{"reason": reason, "count": len(found), "files": found[:SHOWN_FILES]} for reason, found in ordered]
+    reasons = by_reason((item["file"], item["reason"]) for item in info["left_out"])
+    return [{"reason": reason, "count": len(found), "files": found[:SHOWN_FILES]} for reason, found in reasons]
 
 
 def _texts(texts: Sequence[str] | None) -> dict[str, Any] | None:
@@ -161,7 +159,6 @@ def _texts(texts: Sequence[str] | None) -> dict[str, Any] | None:
     return {
         "empty": int((words == 0).sum()),
         "distinct": len(seen),
-        "marked": sum(bool(MARK.search(text)) for text in texts),
         "median": float(np.median(words)) if len(words) else 0,
         "longest": int(words.max(initial=0)),
         "chart": _histogram(words, "words a text"),

@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from medpeft_cli.console import console
-from medpeft_cli.data.build import Rules, build, summary
+from medpeft_cli.data.build import Rules, build, nothing_left, summary
 from medpeft_cli.data.card import SPLITS, Card, names_of
-from medpeft_cli.data.checks import OnLeak, unexpected
+from medpeft_cli.data.checks import by_reason, unexpected
 from medpeft_cli.data.layouts import Sample, list_source
+from medpeft_cli.data.leaks import OnLeak
 from medpeft_cli.data.manifest import Manifest, manifest_of, read_info, read_manifest
 from medpeft_cli.data.pack import Pieces, Read
 from medpeft_cli.data.page import write_page
@@ -21,6 +22,7 @@ from medpeft_cli.data.store import only_one, own_folder, publish
 from medpeft_cli.data.text import token_facts, token_note
 from medpeft_cli.data.workers import pack
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.files import readable
 from medpeft_cli.runs.environment import cores
 
 Stamp = Callable[[Sample], str]
@@ -67,23 +69,21 @@ def prepare(
         RunError: if the dataset cannot be written.
     """
     source, root = Path(source), Path(root)
-    if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
+    if root.resolve().is_relative_to(source.resolve()):
         raise DataError(
             f"{root}: lies inside the source {source}", "choose another --root; the source is never written to"
         )
-    try:
+    with readable(source):
         listing = list_source(card, source)
         stamp = _Stamps(source)
         fingerprint = _fingerprint(listing.samples, stamp, listing.left_out)
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or source}: cannot be read, {(error.strerror or str(error)).lower()}"
-        ) from None
     found = {name for sample in listing.samples for name in names_of(sample.label, card.task)}
     missing = [name for name in card.classes if name not in found]
     if missing and card.task != "text":  # there classes are a remark beside the text
+        reasons = ", ".join(f"{len(files):,}: {reason}" for reason, files in by_reason(listing.left_out)[:3])
         raise DataError(
-            f"{source}: class {missing[0]!r} has no picture, wanted at least {len(SPLITS)}",
+            f"{source}: class {missing[0]!r} has no picture, wanted at least {len(SPLITS)}"
+            + (f"; left out {reasons}" if reasons else ""),
             "is the download whole? a class that you do not have must leave the card's classes",
         )
     warnings = unexpected(listing.samples, card)
@@ -157,14 +157,16 @@ def write_dataset(
         The dataset; after a check its files do not exist.
 
     Raises:
-        DataError: if too many pictures are unreadable, the official split leaks, a class cannot be split, or the folder
-            holds something else.
+        DataError: if there is no picture, too many are unreadable, the official split leaks, a class cannot be split, or the
+            folder holds something else.
         RecipeError: if size is below 16 pixels.
         RunError: if the dataset cannot be written.
     """
     if size < 16:
         raise RecipeError(f"size: got {size}, wanted at least 16 pixels")
     samples, root, origin = list(samples), Path(root), origin or {}
+    if not samples:
+        raise nothing_left(card, left_out)
     rules = Rules(card, size, card.split.seed if seed is None else seed, allow_bad, on_leak)
     if stamp is None:
         once = uuid4().hex

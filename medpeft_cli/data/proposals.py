@@ -2,18 +2,22 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medpeft_cli.data import guess
 from medpeft_cli.data.card import SPLITS
 from medpeft_cli.data.forms import JOINER
 from medpeft_cli.data.layouts.table import PRESENT
-from medpeft_cli.data.tables import read_table, table_columns
+from medpeft_cli.data.tables import read_table, read_text, table_columns
 from medpeft_cli.errors import DataError
+from medpeft_cli.words import counted
 
+LOOKED_AT = 100  # text files
+WORD = re.compile(r"[^\W\d_]{2,}")
+REPORT = re.compile(r"\b(IMPRESSION|FINDINGS)\b\s*:")
 MASK_PATTERN = r"_(mask|seg|segmentation)(_\d+)?\.[A-Za-z]+$"
 
 
@@ -47,10 +51,11 @@ def from_folders(pictures: Pictures) -> Draft | None:
     depth = len(base)
     below = [file.split("/")[depth:] for file in pictures.files]
     splits = {guess.SPLIT_WORDS[top.lower()]: top for top in sorted(tops) if top.lower() in guess.SPLIT_WORDS}
-    if "train" in splits and len(splits) == len(tops):
-        inside = [parts[1:] for parts in below]
+    if "train" in splits and len(splits) > 1:
+        inside = [parts[1:] for parts in below if parts[0] in splits.values()]
+        beside = Counter(parts[0] for parts in below if parts[0] not in splits.values())
     else:
-        splits, inside = {}, below
+        splits, inside, beside = {}, below, Counter()
     counts = Counter(parts[0] for parts in inside if len(parts) > 1)
     names = [parts[-1] for parts in inside]
     group = guess.group_pattern(names)
@@ -72,12 +77,36 @@ def from_folders(pictures: Pictures) -> Draft | None:
         layout["group_pattern"] = group
     elif pictures.dicom:
         layout["group_tag"] = "PatientID"
-    found = [f"class folders: {', '.join(f'{name} {counts[name]:,}' for name in sorted(counts))}"]
+    found = [f"class folders: {_numbered(sorted(counts), counts)}"]
+    if beside:
+        found.append(f"left aside, beside the splits: {_numbered(sorted(beside), beside)}")
     if splits:
         found.append(f"ready splits: {', '.join(f'{folder} = {split}' for split, folder in splits.items())}")
     found += _left_aside(sorted(set(counts) - set(classes)), counts)
     draft = Draft({"modality": "medical pictures", "classes": classes, "layout": layout}, found)
-    return _with_groups(draft, group or ("PatientID" if pictures.dicom else None))
+    return _with_groups(draft, layout, [guess.group_in(group, name) for name in names])
+
+
+def from_text_files(pictures: Pictures, source: Path, paths: Sequence[Path]) -> Draft | None:
+    """Return a draft where most pictures have a text file of their name beside them, in words."""
+    texts = {path.relative_to(source).with_suffix("").as_posix() for path in paths if path.suffix == ".txt"}
+    having = [file for file in pictures.files if str(PurePosixPath(file).with_suffix("")) in texts]
+    if len(having) < max(guess.FEWEST_GROUPS, 0.9 * len(pictures.files)):
+        return None
+    read = [read_text((source / file).with_suffix(".txt")) for file in having[:: len(having) // LOOKED_AT + 1]]
+    if sum(len(WORD.findall(text)) >= guess.FEWEST_WORDS for text in read) <= len(read) / 2:  # such as boxes
+        return None
+    layout: dict[str, Any] = {"kind": "text_files"}
+    if any(REPORT.search(text) for text in read):
+        layout["sections"] = ["impression", "findings"]
+    names = [Path(file).name for file in having]
+    if pattern := guess.group_pattern(names):
+        layout["group_pattern"] = pattern
+    elif pictures.dicom:
+        layout["group_tag"] = "PatientID"
+    found = [f"texts: {len(having):,} of {counted(len(pictures.files), 'picture')} have a text file of their name"]
+    draft = Draft({"modality": "medical pictures", "task": "text", "layout": layout}, found)
+    return _with_groups(draft, layout, [guess.group_in(pattern, name) for name in names])
 
 
 def _base(folders: Sequence[Sequence[str]]) -> tuple[list[str], set[str]]:
@@ -93,27 +122,37 @@ def _base(folders: Sequence[Sequence[str]]) -> tuple[list[str], set[str]]:
 # ---- tables ----
 
 
-def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft] | None:
-    """Return how many pictures a table names, and the draft by it; None where it names few or no labels."""
-    header = table_columns(source / file)
+def from_table(source: Path, files: Mapping[str | None, str], pictures: Pictures) -> tuple[int, Draft] | None:
+    """Return how many pictures a table names, and the draft by it; None where it names few or no labels.
+
+    Args:
+        source: the folder.
+        files: {None: table}, or split → its table, all with one header.
+        pictures: what there is.
+    """
+    header = table_columns(source / next(iter(files.values())))
     columns = [name for name in header if name and header.count(name) == 1]
-    rows = read_table(source / file, columns)
+    rows = [row for file in files.values() for row in read_table(source / file, columns)]
     values = {column: [row[column] for row in rows] for column in columns}
     image, folders, extensions, named = guess.image_column(source, values, pictures.files)
     if image is None:
         return None
     rest = {name: column for name, column in values.items() if name != image}
-    layout: dict[str, Any] = {"kind": "csv", "file": file, "image": image}
+    tables = (
+        {"file": files[None]} if None in files else {"files": {name: files[name] for name in SPLITS if name in files}}
+    )
+    layout: dict[str, Any] = {"kind": "csv", **tables, "image": image}
     layout |= {"folders": folders} if folders else {}
     layout |= {"extensions": extensions} if extensions else {}
     group = next(
         (name for name in rest if guess.GROUP_COLUMN.fullmatch(name) and 1 < len(set(rest[name])) < len(rows)), None
     )
-    split = next((name for name in rest if guess.SPLIT_COLUMN.fullmatch(name) and guess.are_splits(rest[name])), None)
+    telling = [] if "files" in layout else [name for name in rest if guess.SPLIT_COLUMN.fullmatch(name)]
+    split = next((name for name in telling if guess.are_splits(rest[name])), None)
     text = guess.text_column(rest)
     pattern = None if group else guess.group_pattern([Path(name).name for name in named])
     found = [
-        f"table {file}: {len(rows):,} rows; columns {', '.join(columns)}",
+        f"{'table' if 'file' in layout else 'tables'} {', '.join(files.values())}: {counted(len(rows), 'row')}; columns {', '.join(columns)}",
         f"pictures: column {image}, {len(named):,} found",
     ]
     names = values[image]
@@ -139,7 +178,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
     if text:
         layout["text"] = text
         found.append(f"texts: column {text}, {sum(map(bool, rest[text])):,} filled")
-        if any(re.search(r"\b(IMPRESSION|FINDINGS)\b\s*:", value) for value in rest[text]):
+        if any(REPORT.search(value) for value in rest[text]):
             layout["sections"] = ["impression", "findings"]
     if split:
         layout["split"] = split
@@ -155,7 +194,7 @@ def from_table(source: Path, file: str, pictures: Pictures) -> tuple[int, Draft]
         _plain(name): name for name in rest if guess.KEPT_COLUMN.fullmatch(name) and name not in (label, group)
     }:
         layout["attributes"] = kept
-    return len(named), _with_groups(draft, group or pattern or ("PatientID" if pictures.dicom else None))
+    return len(named), _with_groups(draft, layout, groups)
 
 
 def _take_labels(draft: Draft, label: str, column: Sequence[str], groups: Sequence[str]) -> None:
@@ -180,7 +219,7 @@ def _take_labels(draft: Draft, label: str, column: Sequence[str], groups: Sequen
     if ignored:
         draft.fields["layout"]["ignore_labels"] = ignored
         draft.comments["ignore_labels"] = f"unclear, or in fewer than {guess.FEWEST_GROUPS} groups"
-    draft.found.append(f"labels: column {label}: {', '.join(f'{name} {counts[name]:,}' for name in classes)}")
+    draft.found.append(f"labels: column {label}: {_numbered(classes, counts)}")
     draft.found += _left_aside(ignored, counts)
 
 
@@ -193,16 +232,16 @@ def from_arrays(path: Path, file: str) -> Draft:
     Raises:
         DataError: if it cannot be read or holds no arrays of the MedMNIST kind.
     """
-    import numpy as np
+    from medpeft_cli.data.layouts.npz import open_arrays
 
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            splits = [split for split in SPLITS if f"{split}_images" in archive.files]
-            numbers = {split: archive[f"{split}_labels"].reshape(-1) for split in splits}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot read the arrays: {' '.join(str(error).split())}") from None
+    with open_arrays(path) as archive:
+        splits = [split for split in SPLITS if f"{split}_images" in archive.files]
+        numbers = {split: archive[f"{split}_labels"].reshape(-1) for split in splits}
     if not splits:
         raise DataError(f"{path}: no array train_images", "docs/datasets.md says which arrays a .npz holds")
+    for split, values in numbers.items():
+        if values.dtype.kind not in "iu" or not len(values):
+            raise DataError(f"{path}: {split}_labels: got {values.dtype} {values.shape}, wanted whole numbers")
     count = max(int(values.max()) for values in numbers.values()) + 1
     classes = [f"class {number}" for number in range(max(count, 2))]
     found = [f"arrays {file}: " + ", ".join(f"{split} {len(values):,}" for split, values in numbers.items())]
@@ -213,12 +252,16 @@ def from_arrays(path: Path, file: str) -> Draft:
 # ---- groups ----
 
 
-def _with_groups(draft: Draft, group: str | None) -> Draft:
-    if group:
-        unit = guess.unit_of(group)
+def _with_groups(draft: Draft, layout: Mapping[str, Any], groups: Sequence[str | None]) -> Draft:
+    """Add what a group is, and tell how many there are; those of DICOM headers are not read yet."""
+    keys = {"group": "the column", "group_pattern": "the file name,", "group_tag": "the DICOM tag"}
+    if key := next((key for key in keys if key in layout), None):
+        unit, whole = guess.unit_of(layout[key]), layout[key] == guess.SAME_NAME
+        by = "by the whole file name" if whole else f"by {keys[key]} {layout[key]}"
         draft.fields["split"] = {"group": unit}
-        draft.comments["split"] = f"by {group}"
-        draft.found.append(f"groups, never in two splits: {'files of one name' if unit == 'file name' else group}")
+        draft.comments["split"] = by
+        number = "" if key == "group_tag" else f"{len(set(groups)):,} "
+        draft.found.append(f"groups, never in two splits: {number}{by}")
     else:
         draft.comments["layout"] = "no patients found: each picture is its own group"
         draft.found.append("no patients found; if file names or a column tell them, add group_pattern or group")
@@ -226,8 +269,12 @@ def _with_groups(draft: Draft, group: str | None) -> Draft:
 
 
 def _left_aside(names: Sequence[str], counts: Counter[str]) -> list[str]:
-    listed = ", ".join(f"{name} {counts[name]:,}" for name in names)
+    listed = _numbered(names, counts)
     return [f"left aside, unclear or in fewer than {guess.FEWEST_GROUPS} groups: {listed}"] if names else []
+
+
+def _numbered(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{repr(name) if ',' in name else name} {counts[name]:,}" for name in names)
 
 
 def _plain(name: str) -> str:

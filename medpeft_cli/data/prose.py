@@ -141,7 +141,7 @@ title: Chest X-rays
 modality: chest X-ray
 classes: [normal, pneumonia]
 layout:
-  kind: csv            # commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252; .gz; .parquet with pyarrow
+  kind: csv            # commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252; .gz; .parquet with medpeft[parquet]
   file: labels.csv
   image: file                            # a name or a path, with or without extension
   label: finding
@@ -197,6 +197,17 @@ layout:
   text: report
   sections: [impression, findings]       # without it, the whole text
   group: patient
+split: {group: patient}
+```
+
+Or a text file beside each picture, `p17_1.png` and `p17_1.txt`:
+
+```yaml
+name: captions
+title: Pictures with captions
+modality: chest X-ray
+task: text
+layout: {kind: text_files, group_pattern: '^(p\\d+)_'}   # `sections`, `marks` and `splits` as above
 split: {group: patient}
 ```
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from medpeft_cli.console import console
 from medpeft_cli.data.manifest import write_rows
 from medpeft_cli.data.pack import Claims, Pieces
 from medpeft_cli.errors import DataError, RunError
@@ -21,7 +22,7 @@ Table = Mapping[str, Sequence[str]]
 
 @contextmanager
 def own_folder(root: Path) -> Iterator[Claims]:
-    """Make the folder and say that it is in use; a failure to write becomes a RunError.
+    """Make the folder and say that it is in use; a failure to write becomes a RunError, Ctrl-C says what is kept.
 
     Raises:
         DataError: if it holds files that are not of a prepared dataset.
@@ -43,6 +44,9 @@ def own_folder(root: Path) -> Iterator[Claims]:
             f"{root}: cannot be written, {(error.strerror or str(error)).lower()}",
             "free some space, or choose another --root; what is packed is kept, the same command goes on",
         ) from None
+    except KeyboardInterrupt:
+        console.say(f"{root}: stopped; what is packed is kept, the same command goes on")
+        raise
     finally:
         if lock:
             lock.close()

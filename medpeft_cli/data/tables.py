@@ -12,6 +12,7 @@ from pathlib import Path
 from medpeft_cli.errors import DataError
 from medpeft_cli.registry import unknown_hint
 
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TABLES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".parquet")
 
 
@@ -46,8 +47,10 @@ def iterate_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     header = next(lines)[1]
     for column in columns:
         if header.count(column) != 1:
-            got = "no such column" if column not in header else "two columns of that name"
-            raise DataError(f"{path}:1: {column}: {got}", unknown_hint(column, [name for name in header if name]))
+            if column in header:
+                raise DataError(f"{path}:1: {column}: two columns of that name", "rename one of them")
+            known = [name for name in header if name]
+            raise DataError(f"{path}:1: {column}: no such column", unknown_hint(column, known))
     wanted = list(dict.fromkeys(columns))
     places = [header.index(column) for column in wanted]
     position = {column: place for place, column in enumerate(wanted)}
@@ -65,9 +68,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     if path.name.lower().endswith(".parquet"):
         yield from _parquet(path)
         return
-    text = io.StringIO(_decode(path), newline="")
+    text = io.StringIO(read_text(path), newline="")
     header_line = text.readline()
-    delimiter = max(",;\t", key=header_line.count)
+    delimiter = max(DELIMITERS, key=header_line.count)
     text.seek(0)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
@@ -77,7 +80,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             if not any(cells):
                 continue
             if len(cells) != len(header):
-                raise DataError(f"{path}:{reader.line_num}: got {len(cells)} columns, the header has {len(header)}")
+                raise DataError(
+                    f"{path}:{reader.line_num}: got {len(cells)} columns, the header has {len(header)}",
+                    f"a text that holds a {DELIMITERS[delimiter]} must stand in quotation marks",
+                )
             yield reader.line_num, cells
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}", "is every quotation mark closed?") from None
@@ -91,7 +97,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(
-            f"{path}: parquet is read by pyarrow, which is not installed", "pip install pyarrow, or save it as CSV"
+            f"{path}: parquet is read by pyarrow, which is not installed",
+            'pip install "medpeft[parquet]", or save it as CSV',
         ) from None
     try:
         with ParquetFile(path) as file:
@@ -111,8 +118,12 @@ def _nested(kind: str) -> bool:
     return kind.startswith(("struct", "list", "large_list", "map", "binary", "large_binary", "fixed_size"))
 
 
-def _decode(path: Path) -> str:
-    """Return the text: by its BOM, else as UTF-8, else as Windows-1252."""
+def read_text(path: Path) -> str:
+    """Return the text of a file, maybe .gz: by its BOM, else as UTF-8, else as Windows-1252.
+
+    Raises:
+        DataError: if it is missing, damaged, or no text; with the line.
+    """
     try:
         raw = path.read_bytes()
         if raw.startswith(b"\x1f\x8b"):
@@ -123,11 +134,11 @@ def _decode(path: Path) -> str:
         raise DataError(f"{path}: damaged archive: {error}", "download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read, {(error.strerror or str(error)).lower()}") from None
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not raw.startswith(codecs.BOM_UTF32_LE):
         encodings = ["utf-16"]
     elif b"\0" in raw[:4096]:
         line = raw[: raw.index(b"\0")].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not a text table, it holds zero bytes", "save it as CSV in UTF-8")
+        raise DataError(f"{path}:{line}: no text, it holds zero bytes", "save it as text in UTF-8")
     else:
         encodings = ["utf-8-sig", "cp1252"]
     for encoding in encodings:
@@ -136,7 +147,7 @@ def _decode(path: Path) -> str:
         except UnicodeDecodeError as error:
             place = error.start
     line = raw[:place].count(b"\n") + 1
-    raise DataError(f"{path}:{line}: text is neither UTF-8 nor Windows-1252 nor UTF-16", "save it as CSV in UTF-8")
+    raise DataError(f"{path}:{line}: text is neither UTF-8 nor Windows-1252 nor UTF-16", "save it as text in UTF-8")
 
 
 def _missing(path: Path) -> DataError:

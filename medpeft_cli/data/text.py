@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medpeft_cli.words import counted
+
 TOKEN_LIMIT = 77  # of CLIP's text encoder, start and end included
 MARK = re.compile(r"(?<!_)_{3}(?!_)|\[\*\*.{0,99}?\*\*\]|\bX{4,}\b", re.S)  # MIMIC-CXR, MIMIC-III, Open-i
 
@@ -169,7 +171,8 @@ class Reader:
         lines = [f"texts: {', '.join(f'{count:,} from {name}' for name, count in sorted(self.used.items()))}"]
         if self.found:
             how = "removed" if self.marks == "remove" else "kept; a model may learn to write them"
-            lines.append(f"{self.found:,} de-identification marks (___) in {self.marked:,} texts, {how}")
+            marks = counted(self.found, "de-identification mark")
+            lines.append(f"{marks} (___) in {counted(self.marked, 'text')}, {how}")
         return lines
 
 
@@ -202,6 +205,6 @@ def token_note(facts: dict[str, Any]) -> str:
     """Return `token_facts` as a line for the console."""
     share = 100 * facts["over_limit"] / max(facts["texts"], 1)
     return (
-        f"{facts['texts']:,} texts, {facts['median']} tokens in the median, {facts['longest']} at most; {facts['over_limit']:,} "
-        f"({share:.1f} %) exceed the {facts['limit']} that CLIP's text encoder reads"
+        f"{counted(facts['texts'], 'text')}, {facts['median']} tokens in the median, {facts['longest']} at most; {facts['over_limit']:,} "
+        f"({share:.1f} %) beyond the {facts['limit']} that CLIP's text encoder reads"
     )

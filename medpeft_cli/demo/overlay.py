@@ -9,7 +9,9 @@ SLOW = {"full": 5e-4, "attention": 5e-4, "lora": 2e-3, "tsa": 1e-3}  # peak rate
 FAST = 3e-3
 EPOCHS = 8  # of the whole training split; a subset gets more, up to MOST_EPOCHS, for about as many steps
 MOST_EPOCHS = 48
-DENOISE_SLOW = 3e-4  # full, attention, and attention with others; the other methods take FAST
+DENOISE = {  # rates of the U-Net; the others take FAST
+    "full": 1e-3, "attention": 1e-3, "bias_norm_attention": 1e-3, "bias": 1e-2, "norm": 1e-2, "svdiff": 1e-2, "difffit": 1e-2,
+}  # fmt: skip
 
 
 def demo_overlay(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _generate(recipe: dict[str, Any]) -> dict[str, Any]:
             "steps": 600,
             "batch_size": 16,
             "micro_batch_size": 16,
-            "lr": DENOISE_SLOW if "attention" in (name := recipe["method"]["name"]) or name == "full" else FAST,
+            "lr": DENOISE.get(recipe["method"]["name"], FAST),
             "precision": "float32",
             "gradient_checkpointing": False,
             "validate_steps": 200,

@@ -63,7 +63,7 @@ class Album:
                         f"{folder}: holds {foreign[0]!r} and no {PROTOCOL}", "choose a new or empty folder with --out"
                     )
                 write_json(kept, protocol)
-            elif strange := sorted(key for key, value in protocol.items() if read_json(kept).get(key) != value):
+            elif strange := made_otherwise(folder, protocol):
                 raise DataError(
                     f"{folder}: holds pictures made with another {', '.join(strange)}",
                     "choose another folder with --out, or delete this one",
@@ -149,6 +149,16 @@ class Album:
                 yield
         except OSError as error:
             raise unwritable(self.folder, error) from error
+
+
+def made_otherwise(folder: Path, protocol: dict[str, Any]) -> list[str]:
+    """Return the keys in which the pictures of a folder with generation.json were made otherwise than a protocol says.
+
+    Raises:
+        DataError: if generation.json is missing or damaged.
+    """
+    kept = read_json(folder / PROTOCOL)
+    return sorted(key for key, value in protocol.items() if kept.get(key) != value)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> Image.Image:

@@ -10,10 +10,10 @@ from typing import Any
 from medpeft_cli.console import console
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.data.tables import TABLES, read_table, table_columns
-from medpeft_cli.engine.album import Album, Job
+from medpeft_cli.engine.album import PROTOCOL, Album, Job, made_otherwise
 from medpeft_cli.engine.assembly import open_dataset, pick_device
 from medpeft_cli.engine.denoise import evenly
-from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.failures import enough_memory, explained
 from medpeft_cli.engine.latents import quiet
 from medpeft_cli.engine.loop import DTYPES
 from medpeft_cli.engine.restore import restore_adapter
@@ -30,7 +30,7 @@ from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 from medpeft_cli.runs.stop import leave_if_asked
 
-FOLDER = "images"  # of a run: the pictures that its recipe asks for
+FOLDER = "images"  # of a run: the pictures that its recipe asked for first
 LIBRARIES = ("medpeft", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 PROMPT_COLUMNS = ("prompt", "text")
 
@@ -130,6 +130,10 @@ def read_prompt_list(file: Path) -> PromptList:
             )
         column = min(found, key=PROMPT_COLUMNS.index)
         texts = [row[column] for row in read_table(file, [column])]
+    elif file.suffix.lower() not in ("", ".txt"):
+        raise DataError(
+            f"{file}: got {file.suffix}, wanted a .txt file or a table", f"one prompt a line, or {', '.join(TABLES)}"
+        )
     else:
         try:
             texts = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
@@ -167,7 +171,7 @@ def generate(
         base: by the pipeline as it was before it was tuned.
         batch_size: pictures at once; no part of the result.
         shard: (i, n): the i-th of n parts, from 1. All parts together give the files of one whole.
-        out: folder; None = images/ in the run for what the recipe asks for, else images-<hash of what differs>/ there.
+        out: folder; None = that of `folder_of` in the run.
         weights: where the pipeline is now; None = where it was.
         changes: steps, guidance, scheduler or size instead of the recipe's.
 
@@ -196,11 +200,28 @@ def generate(
         base,
     )
     if out is None:
-        name = hashlib.sha256(json.dumps(wanted.protocol(record), sort_keys=True).encode()).hexdigest()[:8]
-        out = run_dir / (FOLDER if wanted == usual else f"{FOLDER}-{name}")
+        out = folder_of(record, wanted, is_usual=wanted == usual)
     with explained(record.recipe):
         make(record, wanted, out, batch_size or sample.batch_size, shard, weights)
     return out
+
+
+def folder_of(record: Record, wanted: Wanted, *, is_usual: bool) -> Path:
+    """Return the folder in a run where pictures belong: images-<hash of their protocol>/, or images/.
+
+    images/ has what the recipe asked for first. A recipe whose `sample` was changed afterwards has its pictures beside it.
+
+    Args:
+        record: of the run.
+        wanted: the pictures.
+        is_usual: they are what the recipe asks for now.
+    """
+    first, protocol = record.run_dir / FOLDER, wanted.protocol(record)
+    belongs = not made_otherwise(first, protocol) if (first / PROTOCOL).is_file() else is_usual
+    if belongs:
+        return first
+    name = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+    return record.run_dir / f"{FOLDER}-{name}"
 
 
 def make(
@@ -233,7 +254,11 @@ def make(
             )
         # every batch is as large as the others, so that the pictures of a shard or of a second start are the same bits
         size = min(batch_size, len(everything))
-        with console.progress(len(jobs), folder.name, "images") as advance:
+        less = "halve sample.batch_size, or --batch of `medpeft generate`; the pictures stay the same"
+        with (
+            console.progress(len(jobs), folder.name, "images") as advance,
+            enough_memory(f"{size} images at once", less),
+        ):
             advance(len(jobs) - len(missing), resumed=True)
             for start in range(0, len(missing), size):
                 batch = missing[start : start + size]

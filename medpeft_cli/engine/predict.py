@@ -30,10 +30,13 @@ def evaluation_batches(
 
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:
-    """Turn uint8 (B, 3, S, S) in [0, 255] into float32 (x / 255 − mean) / std per channel."""
+    """Turn uint8 (B, 3, S, S) in [0, 255] into float32 (x / 255 − mean) / std per channel, with channels last in memory.
+
+    Convolutions keep that order, and are faster in it.
+    """
     mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
-    return (images.float() - mean) / std
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

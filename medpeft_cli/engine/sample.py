@@ -9,6 +9,7 @@ from medpeft_cli import compat  # noqa: F401  (before diffusers)
 import diffusers
 import numpy as np
 import torch
+from diffusers.schedulers import SchedulerMixin
 from torch import Tensor
 
 from medpeft_cli.engine.latents import PromptEncoder
@@ -51,6 +52,20 @@ def image_seed(seed: int, prompt_index: int, image_index: int) -> int:
     return seed_of(seed, f"sample/{prompt_index}/{image_index}")
 
 
+def scheduler_of(diffusion: Diffusion, name: str | None) -> SchedulerMixin:
+    """Return a sampler for the noise that a pipeline was trained with.
+
+    Args:
+        diffusion: the pipeline's parts.
+        name: one of SCHEDULERS; None = the pipeline's own.
+    """
+    if name is None:
+        return diffusion.scheduler
+    # PNDM as Stable Diffusion 1.x has it; with the Runge-Kutta steps before it, it cannot make fewer than 4 steps
+    options = {"skip_prk_steps": True} if name == "pndm" else {}
+    return getattr(diffusers, SCHEDULERS[name]).from_config(diffusion.scheduler.config, **options)
+
+
 class Sampler:
     """A pipeline that is ready to make pictures.
 
@@ -67,9 +82,7 @@ class Sampler:
         self.empty = self.encode.empty()
         # without text encoders the pipeline takes the type of the U-Net for all that goes into it
         self.pipeline = pipeline_of(replace(diffusion, text_encoders=[None, None])).to(device)
-        if settings.scheduler is not None:
-            kind = getattr(diffusers, SCHEDULERS[settings.scheduler])
-            self.pipeline.scheduler = kind.from_config(diffusion.scheduler.config)
+        self.pipeline.scheduler = scheduler_of(diffusion, settings.scheduler)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:

@@ -2,13 +2,17 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from medpeft_cli.data.images import InputSpec
+from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.album import contact_sheet
 from medpeft_cli.engine.assembly import (
     Assembly,
@@ -22,15 +26,17 @@ from medpeft_cli.engine.assembly import (
 )  # fmt: skip
 from medpeft_cli.engine.compare import compare
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
-from medpeft_cli.engine.generate import FOLDER, make, wanted_by
+from medpeft_cli.engine.generate import FOLDER, folder_of, make, prompts_of_test_split, wanted_by
 from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
 from medpeft_cli.engine.run import finish_training, recorded_run, train
 from medpeft_cli.engine.sample import Sampler, Settings, image_seed
 from medpeft_cli.engine.together import told, wait_for_all
+from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path
-from medpeft_cli.metrics.alignment import load_clip
-from medpeft_cli.metrics.encoders import load_encoder
+from medpeft_cli.metrics.alignment import ClipModel, load_clip
+from medpeft_cli.metrics.encoders import Encoder, load_encoder
+from medpeft_cli.metrics.generation import FEWEST
 from medpeft_cli.metrics.pictures import folder_pictures, stored_pictures
 from medpeft_cli.models.diffusion import load_diffusion
 from medpeft_cli.recipe.load import Loaded
@@ -56,6 +62,8 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
             assembly = assemble(loaded.recipe)
             diffusion = assembly.pretrained
             refuse_changed_inputs(record, assembly.manifest.sha256, diffusion.weights_sha256)
+            if evaluate:
+                refuse_unscorable(loaded.recipe, assembly.manifest)
             describe(assembly)
             record.save(**facts(assembly))
             info = pipeline_info(loaded.recipe, diffusion, assembly.input.size, record.data["id"])
@@ -105,33 +113,20 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
     _, manifest = open_dataset(recipe)
     refuse_changed_inputs(record, manifest.sha256)
     device = pick_device(recipe.device)
-    score = recipe.evaluate
-    if not follows():
-        encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
-        clip = load_clip(score.clip, device) if score.clip else None
+    judges = None if follows() else _judges(recipe, device)
     # --- pictures, a part of them in each process
     record.data = told(record.data)
     wanted = wanted_by(record, manifest)
+    folder = folder_of(record, wanted, is_usual=True)
     shard = (ranks.here.rank + 1, ranks.here.size)
-    make(record, wanted, record.run_dir / FOLDER, recipe.sample.batch_size, shard, weights)
+    make(record, wanted, folder, recipe.sample.batch_size, shard, weights)
     wait_for_all()
-    if follows():
+    if judges is None:
         return
     made = time.monotonic()
     # --- scores
-    real = np.array([index for index, _ in wanted.prompts.texts])
-    seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
-    test = compare(
-        stored_pictures(manifest, real),
-        folder_pictures([record.run_dir / FOLDER]),
-        encoder=encoder,
-        clip=clip,
-        train=stored_pictures(manifest, seen) if score.nearest else None,
-        bootstrap=score.bootstrap,
-        confidence=score.confidence,
-        cache=cache_folder(manifest.root) / "features",
-    )
-    test["generation"] = wanted.protocol(record)
+    test = _compare(recipe, manifest, [folder], judges)
+    test |= {"folder": folder.name, "generation": wanted.protocol(record)}
     timing = {"generate_seconds": round(made - started, 3), "eval_seconds": round(time.monotonic() - made, 3)}
     record.save(
         status="finished",
@@ -139,6 +134,66 @@ def score_test(record: Record, recipe: GenerateRecipe, weights: Path | None = No
         timing=record.data["timing"] | timing,
         metrics=record.data["metrics"] | {"test": test},
     )
+
+
+def score_folders(record: Record, recipe: GenerateRecipe, folders: Sequence[Path]) -> dict[str, Any]:
+    """Compare other pictures with the test pictures that a run's own are compared with; the record stays as it is.
+
+    Args:
+        record: of the run.
+        recipe: the run's, with what is to be scored otherwise.
+        folders: of the pictures, such as those of the untuned pipeline; several (shards) count as one.
+
+    Returns:
+        Scores and protocol, as `compare` gives them.
+
+    Raises:
+        DataError: if the data is not what the run saw, pictures cannot be read, or encoder or CLIP model are not here.
+    """
+    _, manifest = open_dataset(recipe)
+    refuse_changed_inputs(record, manifest.sha256)
+    return _compare(recipe, manifest, folders, _judges(recipe, pick_device(recipe.device)))
+
+
+def _compare(
+    recipe: GenerateRecipe, manifest: Manifest, folders: Sequence[Path], judges: tuple[Encoder, ClipModel | None]
+) -> dict[str, Any]:
+    """Compare pictures with those of the test split whose texts the recipe takes as prompts."""
+    real = np.array([index for index, _ in prompts_of_test_split(recipe, manifest).texts])
+    seen = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
+    score, (encoder, clip) = recipe.evaluate, judges
+    return compare(
+        stored_pictures(manifest, real),
+        folder_pictures(folders),
+        encoder=encoder,
+        clip=clip,
+        train=stored_pictures(manifest, seen) if score.nearest else None,
+        bootstrap=score.bootstrap,
+        confidence=score.confidence,
+        cache=cache_folder(manifest.root) / "features",
+    )
+
+
+def refuse_unscorable(recipe: GenerateRecipe, manifest: Manifest) -> None:
+    """Raise before training what scoring would raise after it.
+
+    Raises:
+        DataError: if there would be too few pictures, or encoder or CLIP model are not here.
+        RecipeError: if one of them is unknown.
+    """
+    chosen, test = len(prompts_of_test_split(recipe, manifest).texts), len(manifest.indices("test"))
+    if chosen < FEWEST:
+        raise DataError(
+            f"sample.prompts: {chosen} of the {test} test pictures, the metrics need {FEWEST} at least",
+            "hundreds make a usable estimate; --no-evaluate trains without scoring",
+        )
+    _judges(recipe, torch.device("cpu"))
+
+
+def _judges(recipe: GenerateRecipe, device: torch.device) -> tuple[Encoder, ClipModel | None]:
+    score = recipe.evaluate
+    encoder = load_encoder(score.encoder, device, score.encoder_weights and Path(score.encoder_weights))
+    return encoder, load_clip(score.clip, device) if score.clip else None
 
 
 class SamplePictures:

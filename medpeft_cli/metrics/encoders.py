@@ -184,7 +184,8 @@ def _xray(_: str, weights: Path | None) -> dict[str, Any]:
     network = _XRay()
     if weights is None:
         raise DataError(
-            "its weights come as a pickle, which medpeft does not run; give them as --encoder-weights FILE",
+            "its weights come as a pickle, which medpeft does not run; give them as --encoder-weights FILE, in a recipe as "
+            "evaluate.encoder_weights",
             'once, with torchxrayvision: python -c "import torch, torchxrayvision as x; '
             f"torch.save(x.models.DenseNet(weights='{XRAY_WEIGHTS}').state_dict(), 'xrv.pt')\"",
         )

@@ -35,6 +35,7 @@ TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # the pub
 PLAIN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 XL = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 XL_KEY = "conditioner.embedders.1."  # a single file that has the second text encoder
+EMPTY_KEY = "force_zeros_for_empty_prompt"  # of XL's pipelines, true where it is left out
 PREDICTIONS = ("epsilon", "v_prediction")
 
 transformers.utils.logging.disable_progress_bar()
@@ -56,6 +57,7 @@ class Diffusion:
         title: the last part of its name.
         weights_source: the name it was loaded by, and its variant.
         weights_sha256: SHA-256 over the U-Net's tensors.
+        zeros_without_prompt: zeros stand for no prompt, as XL's pipelines say, not the embedding of "".
     """
 
     unet: UNet2DConditionModel
@@ -68,6 +70,7 @@ class Diffusion:
     title: str
     weights_source: str
     weights_sha256: str
+    zeros_without_prompt: bool = False
 
 
 def load_diffusion(name: str, *, variant: str | None = None, config: str | None = None) -> Diffusion:
@@ -99,6 +102,15 @@ def load_diffusion(name: str, *, variant: str | None = None, config: str | None 
             f"pipeline.name: the U-Net of {name!r} reads {channels[0]} channels, its VAE makes {channels[1]}",
             "take a text-to-image model, not one for inpainting, upscaling or editing",
         )
+    if getattr(vae.config, "latents_mean", None) is not None:
+        raise RecipeError(
+            f"pipeline.name: the VAE of {name!r} shifts latents (latents_mean), wanted one that only scales them"
+        )
+    if not hasattr(scheduler, "betas"):
+        raise RecipeError(
+            f"pipeline.name: the {type(scheduler).__name__} of {name!r} has no betas: another noise than Stable Diffusion's",
+            "flow matching and EDM are not supported",
+        )
     if scheduler.config.get("prediction_type", "epsilon") not in PREDICTIONS:
         raise RecipeError(
             f"pipeline.name: {name!r} predicts {scheduler.config.prediction_type!r}, wanted {' or '.join(PREDICTIONS)}"
@@ -116,6 +128,7 @@ def load_diffusion(name: str, *, variant: str | None = None, config: str | None 
         title=path.stem if path.is_file() else re.split(r"[\\/]", name.rstrip("\\/"))[-1],
         weights_source=name if variant is None else f"{name} ({variant})",
         weights_sha256=state_sha256(unet),
+        zeros_without_prompt=parts["zeros_without_prompt"],
     )
 
 
@@ -125,7 +138,9 @@ def pipeline_of(diffusion: Diffusion) -> StableDiffusionPipeline | StableDiffusi
     parts = {"text_encoder": diffusion.text_encoders[0], "tokenizer": diffusion.tokenizers[0]} | shared
     if diffusion.kind == "sdxl":
         second = {"text_encoder_2": diffusion.text_encoders[1], "tokenizer_2": diffusion.tokenizers[1]}
-        pipeline = StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+        pipeline = StableDiffusionXLPipeline(
+            **parts, **second, add_watermarker=False, force_zeros_for_empty_prompt=diffusion.zeros_without_prompt
+        )
     else:
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
@@ -176,7 +191,10 @@ def _load_folder(folder: Path, variant: str | None) -> dict[str, Any]:
         forms = [[folder / f"tokenizer{suffix}" / file for file in form] for form in TOKENIZER_FILES]
         if not any(all(file.is_file() for file in form) for form in forms):
             _existing(next(file for file in forms[0] if not file.is_file()))
-    scheduler = read_json(_existing(folder / "scheduler" / "scheduler_config.json"))
+    config = _existing(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(config)
+    if not isinstance(scheduler, dict):
+        raise DataError(f"{config}: not readable: wanted a map", "copy it again")
     scheduler_class = getattr(diffusers, str(scheduler.get("_class_name")), None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise DataError(f"{folder}/scheduler: diffusers has no scheduler {scheduler.get('_class_name')!r}")
@@ -185,9 +203,13 @@ def _load_folder(folder: Path, variant: str | None) -> dict[str, Any]:
         tokenizers = {
             f"tokenizer{suffix}": CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}") for suffix in suffixes
         }
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise DataError(f"{folder}/tokenizer: not readable: {first_line(error)}", "copy it again") from error
-    return parts | tokenizers | {"scheduler": scheduler_class.from_config(scheduler)}
+    others = {
+        "scheduler": scheduler_class.from_config(scheduler),
+        "zeros_without_prompt": kind in XL and index.get(EMPTY_KEY, True),
+    }
+    return parts | tokenizers | others
 
 
 def _load_model(folder: Path, kind: type[nn.Module], variant: str | None) -> nn.Module:
@@ -282,4 +304,4 @@ def _load_file(file: Path, config: str | None) -> dict[str, Any]:
         if unset:
             raise DataError(f"{file}: {len(unset)} tensors of the {name} are not in it ({unset[0]}, …)")
         parts[name].eval()
-    return parts
+    return parts | {"zeros_without_prompt": is_xl and pipeline.config.get(EMPTY_KEY, True)}

@@ -285,7 +285,7 @@ class Sample(Strict):
         1000, ge=1, description="test pictures whose texts are the prompts, evenly spaced; null = all"
     )
     count: int = Field(1, ge=1, description="images per prompt")
-    steps: int = Field(75, ge=1, le=1000, description="denoising steps")
+    steps: int = Field(75, ge=1, le=500, description="denoising steps")
     guidance: float = Field(4.0, ge=0, description="classifier-free guidance scale; 1 and less = none")
     scheduler: SchedulerName | None = Field(None, description="sampler; null = the pipeline's own")
     batch_size: int = Field(16, ge=1, description="images at once; not a part of the result")

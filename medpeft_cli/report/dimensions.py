@@ -1,11 +1,12 @@
 """Where a run stands in a table: its label and its order in each dimension, unequal runs told apart."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medpeft_cli.recipe.identity import essence
+from medpeft_cli.registry import lookup
 from medpeft_cli.report.records import Run
 
 # The order of the paper's Table 2 (CNN), Table 3 (ViT) and Table 4 (U-Net); whatever it does not have follows by title.
@@ -51,9 +52,8 @@ def _backbone(run: Run) -> tuple[str, Any]:
 def _fraction(run: Run) -> tuple[str, Any]:
     if (shots := run.setting("data", "k_shot")) is not None:
         return f"{shots} per class", (0, shots)
-    fraction = run.setting("data", "fraction")
-    share = float(fraction) if isinstance(fraction, int | float) else 1.0
-    return f"{100 * share:.4g} %", (1, share)
+    share = run.share
+    return f"{100 * share:.4g} %", (1, -share if run.family == "unet" else share)  # Table 4 goes downwards
 
 
 def _method(run: Run) -> tuple[str, Any]:
@@ -71,6 +71,23 @@ DIMENSIONS: dict[str, Dimension] = {
     "method": _method,
     "seed": lambda run: (str(run.seed), run.seed),
 }
+NAMES: dict[str, Callable[[Run], str]] = {  # what else a user may call a label
+    "dataset": lambda run: run.card.name if run.card else "",
+    "backbone": lambda run: str(run.setting("backbone", "name")),
+    "fraction": lambda run: f"{run.share:g}",
+    "method": lambda run: run.method,
+}
+
+
+def dimension(name: str) -> Dimension:
+    """Return what gives a run's label and order: one of DIMENSIONS, or a field of the recipe, as `train.lr`.
+
+    Raises:
+        RecipeError: if it is neither.
+    """
+    if name not in DIMENSIONS and "." in name:
+        return lambda run: (str(value := run.setting(*name.split("."))), _natural(str(value)))
+    return lookup("dimension", DIMENSIONS, name)
 
 
 def placeable(run: Run) -> bool:
@@ -78,18 +95,32 @@ def placeable(run: Run) -> bool:
     return None not in (run.card, run.family, run.backbone_title, run.method_title)
 
 
-def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str], where: Mapping[str, str]) -> list[Entry]:
-    """Return the runs whose labels are those in `where`, with their labels in all DIMENSIONS and in `variant`.
+def chosen(runs: Iterable[Run], where: Mapping[str, Collection[str]]) -> list[Run]:
+    """Return the runs that have one of the wanted labels, or names as a recipe has them, in each dimension of `where`.
+
+    Raises:
+        RecipeError: if a dimension is unknown.
+    """
+    tests = [(dimension(name), NAMES.get(name), set(wanted)) for name, wanted in where.items()]
+    return [
+        run
+        for run in runs
+        if all(label(run)[0] in wanted or (name and name(run) in wanted) for label, name, wanted in tests)
+    ]
+
+
+def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str]) -> list[Entry]:
+    """Return runs with their labels in all DIMENSIONS, in those of the rows and columns, and in `variant`.
 
     Two versions of a dataset, or of a backbone's weights, get two labels. Recipes that would share a cell of a table
     with these rows and columns get a `variant` that names the fields in which they differ.
     """
+    dimensions = {name: dimension(name) for name in (*DIMENSIONS, *rows, *columns)}
     entries = []
     for run in runs:
-        found = {name: dimension(run) for name, dimension in DIMENSIONS.items()}
-        labels = {name: label for name, (label, _) in found.items()}
-        if all(labels[name] == wanted for name, wanted in where.items()):
-            entries.append(Entry(run, labels, {name: order for name, (_, order) in found.items()}))
+        found = {name: label(run) for name, label in dimensions.items()}
+        labels = {name: text for name, (text, _) in found.items()}
+        entries.append(Entry(run, labels, {name: order for name, (_, order) in found.items()}))
     _tell_versions_apart(entries, "dataset", "data", lambda run: run.card and run.card.title, _data_version)
     _tell_versions_apart(entries, "backbone", "weights", _asked_backbone, _weights_version)
     _sort_backbones_by_size(entries)

@@ -30,6 +30,7 @@ class Scores(Part):
 
     n: int
     protocol: dict[str, Any] = {}
+    generation: dict[str, Any] = {}
     overall: dict[str, Estimate]
     per_class: dict[str, dict[str, int | Estimate]] = {}
     confusion: list[list[int]] = []
@@ -90,6 +91,7 @@ class Run(Part):
     parameters: Parameters | None = None
     metrics: Metrics | None = None
     error: str | dict[str, Any] | None = None
+    folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
 
     def setting(self, *keys: str) -> Any:
         """Return a value of the resolved recipe, `setting("data", "fraction")`; None if it is not there."""
@@ -121,9 +123,41 @@ class Run(Part):
         return seed if isinstance(seed, int) else -1
 
     @property
+    def share(self) -> float:
+        """Fraction of the training split, 0–1; 1 if the recipe says none."""
+        fraction = self.setting("data", "fraction")
+        return float(fraction) if isinstance(fraction, int | float) else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was trained on the whole training split."""
+        return self.share == 1 and self.setting("data", "k_shot") is None
+
+    @property
     def test(self) -> Scores | None:
         """Metrics of the test split, once they are there."""
         return self.metrics.test if self.metrics and self.status == "finished" else None
+
+    @property
+    def judged(self) -> str:
+        """How generated pictures were made and compared, in words; numbers of two ways do not compare. "" for other runs."""
+        if not self.test or not self.test.generation:
+            return ""
+        made, protocol = self.test.generation, self.test.protocol
+        networks = [
+            f"{title} {network.get('name')} ({str(network.get('sha256'))[:8]})"
+            for title, network in (("features of", protocol.get("encoder")), ("CLIP model", protocol.get("clip")))
+            if isinstance(network, dict)
+        ]
+        sets = protocol.get("images") if isinstance(protocol.get("images"), dict) else {}
+        return ", ".join([
+            *networks,
+            f"{sets.get('generated')} generated and {sets.get('real')} real images",
+            f"{made.get('size_pixels')} px",
+            f"guidance {_plain(made.get('guidance'))}",
+            f"{made.get('steps')} steps",
+            f"scheduler {made.get('scheduler')}",
+        ])  # fmt: skip
 
     @property
     def reason(self) -> str:
@@ -135,6 +169,10 @@ class Run(Part):
         text = self.error.get("message", self.error) if isinstance(self.error, dict) else self.error
         lines = str(text).strip().splitlines() if text else []
         return f"{self.status}: {lines[0]}" if lines else self.status
+
+
+def _plain(number: Any) -> str:
+    return f"{number:g}" if isinstance(number, int | float) else str(number)
 
 
 class Problem(NamedTuple):
@@ -179,8 +217,12 @@ def read_records(results: Path) -> Collected:
     return Collected([run for _, run in sorted(runs.values(), key=lambda pair: pair[0])], sorted(problems))
 
 
-def parse_record(text: str) -> Run:
+def parse_record(text: str, folder: Path = Path()) -> Run:
     """Return the run that a record's text describes.
+
+    Args:
+        text: of record.json.
+        folder: the run directory it lies in.
 
     Raises:
         ValueError: with the reason, if the report cannot use it.
@@ -194,7 +236,7 @@ def parse_record(text: str) -> Run:
     if (version := data.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}, wanted {SCHEMA_VERSION}")
     try:
-        return Run.model_validate(data)
+        return Run.model_validate(data | {"folder": folder})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -203,7 +245,7 @@ def parse_record(text: str) -> Run:
 
 def _read(path: Path) -> Run | str:
     try:
-        return parse_record(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_text(encoding="utf-8"), path.parent)
     except UnicodeDecodeError:
         return "half written or damaged: not UTF-8"
     except OSError as error:

@@ -3,15 +3,19 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from medpeft_cli.registry import lookup
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
+from medpeft_cli.report.commands import to_run
 from medpeft_cli.report.latex import latex
+from medpeft_cli.report.macros import macros
+from medpeft_cli.report.paper import Number, misprints
 from medpeft_cli.report.records import Run
-from medpeft_cli.report.table import Cell, Table
+from medpeft_cli.report.sheet import Shown
+from medpeft_cli.report.table import Block, Cell, Table
 
 
 def render(report: Report, form: str) -> str:
@@ -20,21 +24,34 @@ def render(report: Report, form: str) -> str:
     Raises:
         RecipeError: if the form is unknown.
     """
-    return lookup("report form", FORMS, form)(report)
+    return next(iter(lookup("report form", FORMS, form).values()))(report)
+
+
+def files(report: Report, forms: Iterable[str]) -> dict[str, str]:
+    """Return the files of some forms: name → text."""
+    return {name: write(report) for form in forms for name, write in lookup("report form", FORMS, form).items()}
 
 
 def as_data(report: Report) -> dict[str, Any]:
     """Return every number of the report, with the ids of the runs behind it, JSON-ready."""
+    tests = []
+    if report.tests:
+        from medpeft_cli.report.comparison_sheets import comparison_data
+
+        tests = [comparison_data(each) for each in report.tests]
     return {
         "schema_version": 1,
         "tables": [_table_data(table, report) for table in report.tables],
+        **({"tests": tests} if tests else {}),
         "unplaced": [_run_data(run) for run in report.unplaced],
         "problems": [problem._asdict() for problem in report.problems],
     }
 
 
 def _table_data(table: Table, report: Report) -> dict[str, Any]:
+    printed = report.printed(table)
     return {
+        "layout": table.spec.name,
         "title": text.title(table),
         "caption": text.protocol(table),
         "notes": text.notes(table, report.revisions),
@@ -48,25 +65,35 @@ def _table_data(table: Table, report: Report) -> dict[str, Any]:
             {
                 **row,
                 "cells": [
-                    _cell_data(cell) | {"to_run": " && ".join(text.to_run(table, i, j))} for j, cell in enumerate(cells)
+                    _cell_data(cell)
+                    | {"to_run": " && ".join(to_run(table, i, j))}
+                    | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
+                    for j, cell in enumerate(cells)
                 ],
             }
             for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
         ],
-        "blocks": [
-            {
-                "rows": block.rows,
-                "parameters": [
-                    None if seen is None else {"method": seen[0], "head": seen[1]} for seen in block.parameters
-                ],
-                "means": block.means,
-                "average_ranks": block.ranks,
-                "ranked_rows": block.ranked_rows,
-                "rank_ties": "average",
-            }
-            for block in table.blocks
-        ],
+        "blocks": [_block_data(table, block) for block in table.blocks],
+        "all_rows": _block_data(table, table.combined) if table.combined else None,
+        "misprints": misprints([*printed.cells, *printed.means, *printed.ranks, printed.combined]) if printed else [],
     }
+
+
+def _block_data(table: Table, block: Block) -> dict[str, Any]:
+    return {
+        "rows": block.rows,
+        "parameters": [None if seen is None else {"method": seen[0], "head": seen[1]} for seen in block.parameters],
+        "means": block.means,
+        "average_ranks": block.ranks,
+        "ranked_rows": block.ranked_rows,
+        "rank_ties": table.spec.ties,
+    }
+
+
+def _printed_data(number: Number | None, mean: float | None) -> dict[str, float | None]:
+    """Return what the paper prints and our mean − that."""
+    paper = number.value if number else None
+    return {"paper": paper, "difference": None if paper is None or mean is None else mean - paper}
 
 
 def _cell_data(cell: Cell) -> dict[str, Any]:
@@ -99,18 +126,20 @@ def _csv(report: Report) -> str:
         )
     )
     header = [
-        "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
-        "parameters_method", "parameters_head", "runs", "to_run",
+        "table", "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
+        "parameters_method", "parameters_head", "runs", "to_run", *(["paper", "difference"] if report.question.against_paper else []),
     ]  # fmt: skip
     file = io.StringIO()
     writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
     writer.writeheader()
     for table in report.tables:
+        printed = report.printed(table)
         for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
             for j, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
                 low, high = cell.interval or ("", "")
                 counts = next((run.parameters for run in cell.runs if run.parameters), None)
                 values = {
+                    "table": table.spec.name,
                     "demo": str(table.demo).lower(),
                     "results_revision": table.results_revision,
                     "family": table.family,
@@ -128,8 +157,8 @@ def _csv(report: Report) -> str:
                     "parameters_method": counts.method if counts else "",
                     "parameters_head": counts.head if counts else "",
                     "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                    "to_run": " && ".join(text.to_run(table, i, j)),
-                }
+                    "to_run": " && ".join(to_run(table, i, j)),
+                } | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
                 writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
     return file.getvalue()
 
@@ -142,38 +171,33 @@ def _inert(value: str) -> str:
 
 def _markdown(report: Report) -> str:
     parts = []
-    for table in report.tables:
-        names = text.varying(table) or [table.across]
-        heads = [*map(str.capitalize, names), *map(text.column_title, table.columns)]
-        lines = [[text.markdown(head) for head in heads], ["---"] * len(heads)]
-        for block in table.blocks:
-            for i in block.rows:
-                lines.append(
-                    [*(text.markdown(text.clean(table.rows[i][name])) for name in names), *_markdown_cells(table, i)]
-                )
-            blank = [""] * (len(names) - 1)
-            lines.append(["Parameters", *blank, *(" ".join(text.parameters(seen)) for seen in block.parameters)])
-            for name, numbers, marks in text.summaries(table, block):
-                lines.append([name, *blank, *map(_emphasis, numbers, marks)])
-        parts.append(f"### {text.markdown(text.title(table))}")
-        parts.append(text.markdown(text.subtitle(table)))
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        parts.append(text.markdown(" ".join(text.protocol(table))))
-        parts.append("\n".join(f"- {text.markdown(note)}" for note in text.notes(table, report.revisions)))
-        if commands := text.commands(table):
-            parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *commands, "```"]))
+    for sheet in report.sheets:
+        parts += [f"### {text.markdown(sheet.title)}", text.markdown(sheet.subtitle)]
+        for section in sheet.sections:
+            lines = [[text.markdown(head) for head in (sheet.corner, *sheet.heads)], ["---"] * (len(sheet.heads) + 1)]
+            lines += [[text.markdown(line.label), *map(_markdown_cell, line.cells)] for line in section.lines]
+            parts.append(f"**{text.markdown(section.heading)}**" if section.heading else "")
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(text.markdown(" ".join(sheet.caption)))
+        parts.append("\n".join(f"- {text.markdown(note)}" for note in sheet.notes))
+        if sheet.commands:
+            parts.append("\n".join([f"{text.TO_RUN}:\n", "```", *sheet.commands, "```"]))
     parts.append("\n".join(f"- {text.markdown(line)}" for line in text.leftovers(report.unplaced, report.problems)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _markdown_cells(table: Table, row: int) -> Iterator[str]:
-    for cell in table.cells[row]:
-        value = _emphasis(text.value(cell, table.info.digits), cell.mark)
-        yield " ".join(filter(None, (value, text.spread(cell, table.info.digits), text.seeds_shown(table, cell))))
+def _markdown_cell(shown: Shown) -> str:
+    value = _emphasis(text.markdown(shown.value), shown.mark)
+    return " ".join(filter(None, (value, shown.small, shown.seeds)))
 
 
 def _emphasis(value: str, mark: str) -> str:
     return {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(mark, value)
 
 
-FORMS: dict[str, Callable[[Report], str]] = {"latex": latex, "csv": _csv, "json": _json, "markdown": _markdown}
+FORMS: dict[str, dict[str, Callable[[Report], str]]] = {  # the first file of a form is what is printed
+    "latex": {"tables.tex": latex, "numbers.tex": macros},
+    "csv": {"tables.csv": _csv},
+    "json": {"tables.json": _json},
+    "markdown": {"tables.md": _markdown},
+}

@@ -2,11 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from medpeft_cli.metrics.names import METRIC_INFO, MetricInfo
 from medpeft_cli.report.dimensions import Entry, labelled, placeable
+from medpeft_cli.report.ranks import marks, ranks
 from medpeft_cli.report.records import Run
 
 RANK_DIGITS = 2
@@ -17,18 +18,25 @@ class TableSpec:
     """What a table shows. The best is sought along each row, so the columns hold what is compared.
 
     Attributes:
-        title: of the table; None = written from the metric and the family.
-        rows: names of DIMENSIONS, outermost last; `dataset` among them gives means and ranks over datasets.
-        columns: names of DIMENSIONS.
+        name: of the layout; "table2" to "table5" are the paper's.
+        rows: names of dimensions, outermost last.
+        columns: names of dimensions.
         metric: a name of METRIC_INFO.
-        where: dimension → label that a run must have.
+        across: the dimension in which the rows of a block differ, over which there are means and ranks; None = datasets if
+            they differ, else fractions, which have neither.
+        together: one average rank over all rows instead of one in each block, as in the paper's Table 3.
+        ties: of the ranks, a name of TIES.
+        turned: shown with the methods as rows.
     """
 
-    title: str | None = None
+    name: str = "runs"
     rows: tuple[str, ...] = ("dataset", "backbone", "fraction")
     columns: tuple[str, ...] = ("method",)
     metric: str = "f1_macro"
-    where: Mapping[str, str] = field(default_factory=dict)
+    across: str | None = None
+    together: bool = False
+    ties: str = "average"
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Cell:
         others: failed, cancelled, running, not scored, or with an undefined value.
         interval: bootstrap interval over test images, for a single run only.
         mark: "best", "second" or "" within its row.
-        rank: place within its row, 1 = best, ties get the mean of their places.
+        rank: place within its row, 1 = best.
     """
 
     runs: tuple[Run, ...] = ()
@@ -62,12 +70,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that differ in one dimension only, the table's `across`. Means and ranks are over datasets, never over others.
+    """Rows that differ in one dimension only, the table's `across`. Means and ranks are over datasets, or over what the spec says.
 
     Attributes:
         rows: their indices.
         parameters: for each column (method counts, head counts) seen in it, sorted; None without any.
-        means: for each column the mean over datasets; None unless it has a value in every row, of which there are 2 or more.
+        means: for each column the mean over the rows; None unless it has a value in every row, of which there are 2 or more.
         ranks: for each column its average rank over the rows that are complete; None if fewer than 2 are.
         mean_marks, rank_marks: "best", "second" or "" for each of them.
         ranked_rows: number of complete rows.
@@ -84,7 +92,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A pivoted table; `cells[i][j]` is in row i and column j. Labels are raw text: renderers escape and shorten."""
+    """A pivoted table; `cells[i][j]` is in row i and column j. Labels are raw text: renderers escape and shorten.
+
+    Attributes:
+        across: the dimension in which the rows of a block differ.
+        combined: all rows as one block, for the ranks that a spec wants together; None where there is one block, or none wanted.
+    """
 
     spec: TableSpec
     info: MetricInfo
@@ -96,6 +109,7 @@ class Table:
     cells: tuple[tuple[Cell, ...], ...]
     across: str
     blocks: tuple[Block, ...]
+    combined: Block | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -119,50 +133,49 @@ def other_state(run: Run) -> str:
 def pivot(runs: Iterable[Run], spec: TableSpec) -> list[Table]:
     """Return one table for each (demo, results revision, family): these are never mixed.
 
+    Neither are generated pictures that were made or compared in two ways; runs without scores join the more usual one.
     Runs of another dataset version stay apart as rows of their own; recipes that would meet in one cell stay apart
     as columns that name what differs.
     """
-    apart = defaultdict(list)
+    families = defaultdict(list)
     for run in runs:
         if placeable(run):
-            apart[run.demo, -run.results_revision, str(run.family)].append(run)
-    return [table for key in sorted(apart) if (table := _table(apart[key], spec))]
+            families[run.demo, -run.results_revision, str(run.family)].append(run)
+    apart = defaultdict(list)
+    for key, members in families.items():
+        ways = Counter(run.judged for run in members if run.test)
+        usual = max(sorted(ways), key=lambda way: ways[way], default="")
+        for run in members:
+            apart[*key, run.judged if run.test else usual].append(run)
+    return [_table(apart[key], spec) for key in sorted(apart)]
 
 
-def average_ranks(values: Sequence[float]) -> list[float]:
-    """Return ascending ranks from 1; ties get the mean of their places (SciPy's and Friedman's `average`)."""
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
-
-
-def _table(runs: list[Run], spec: TableSpec) -> Table | None:
+def _table(runs: list[Run], spec: TableSpec) -> Table:
     info = METRIC_INFO[spec.metric]
-    entries = labelled(runs, spec.rows, spec.columns, spec.where)
-    if not entries:
-        return None
-
-    across = next((name for name in ("dataset", "fraction") if _varies(entries, spec, name)), spec.rows[0])
+    entries = labelled(runs, spec.rows, spec.columns)
+    varied = (name for name in ("dataset", "fraction") if _varies(entries, spec, name))
+    across = spec.across or next(varied, spec.rows[0])
     outer = [name for name in spec.rows if name != across]  # varies slower, so that the rows of a block are neighbours
     rows = _axis(entries, spec.rows, [*outer, across])
     columns = _axis(entries, (*spec.columns, "variant"), [*spec.columns, "variant"])
     members = defaultdict(list)
     for entry in entries:
         members[entry.key(spec.rows), entry.key((*spec.columns, "variant"))].append(entry.run)
-    cells = [_marked([_cell(members[row, column], spec.metric) for column in columns], info) for row in rows]
+    cells = [_marked([_cell(members[row, column], spec.metric) for column in columns], info, spec.ties) for row in rows]
 
     grouped = defaultdict(list)
     for i, row in enumerate(rows):
         grouped[tuple(label for name, label in zip(spec.rows, row, strict=True) if name != across)].append(i)
-    titles = {entry.key(spec.rows): entry.title for entry in entries}
-    blocks = [
-        _block(
-            [cells[i] for i in indices],
-            indices,
-            [titles[rows[i]] for i in indices] if across == "dataset" else [],
-            info,
-        )
-        for indices in grouped.values()
-    ]
+    units = {}  # two versions of a dataset are one unit
+    for entry in entries:
+        unit = entry.title if across == "dataset" else entry.labels[across]
+        units[entry.key(spec.rows)] = (unit, *(entry.labels[name] for name in outer))
+
+    def block(indices: list[int]) -> Block:
+        counted = [units[rows[i]] for i in indices] if across in ("dataset", spec.across) else []
+        return _block([cells[i] for i in indices], indices, counted, info)
+
+    blocks = tuple(block(indices) for indices in grouped.values())
     first = entries[0].run
     return Table(
         spec,
@@ -174,7 +187,8 @@ def _table(runs: list[Run], spec: TableSpec) -> Table | None:
         tuple(dict(zip((*spec.columns, "variant"), column, strict=True)) for column in columns),
         tuple(map(tuple, cells)),
         across,
-        tuple(blocks),
+        blocks,
+        block(list(range(len(rows)))) if spec.together and len(blocks) > 1 else None,
     )
 
 
@@ -214,40 +228,27 @@ def _cell(runs: list[Run], metric: str) -> Cell:
     )
 
 
-def marks(values: Sequence[float | None], digits: int, higher_is_better: bool) -> list[str]:
-    """Return "best", "second" or "" for each value; values equal to the printed digits share a mark.
-
-    Nothing is marked where there is nothing to compare: one value, or all equal.
-    """
-    sign = -1 if higher_is_better else 1
-    printed = [None if value is None else sign * round(value, digits) for value in values]
-    places = sorted({value for value in printed if value is not None})
-    if len(places) < 2:
-        return [""] * len(printed)
-    return ["best" if value == places[0] else "second" if value == places[1] else "" for value in printed]
-
-
-def _marked(cells: list[Cell], info: MetricInfo) -> list[Cell]:
+def _marked(cells: list[Cell], info: MetricInfo, ties: str) -> list[Cell]:
     """Mark and rank the cells of a row by what is printed."""
     sign = -1 if info.higher_is_better else 1
     printed = [sign * round(cell.mean, info.digits) for cell in cells if cell.mean is not None]
-    ranks = iter(average_ranks(printed))
+    places = iter(ranks(printed, ties))
     row_marks = marks([cell.mean for cell in cells], info.digits, info.higher_is_better)
     return [
-        cell if cell.mean is None else replace(cell, mark=mark, rank=next(ranks))
+        cell if cell.mean is None else replace(cell, mark=mark, rank=next(places))
         for cell, mark in zip(cells, row_marks, strict=True)
     ]
 
 
-def _block(cells: list[list[Cell]], rows: list[int], datasets: list[str], info: MetricInfo) -> Block:
+def _block(cells: list[list[Cell]], rows: list[int], units: list[tuple[str, ...]], info: MetricInfo) -> Block:
     columns = list(zip(*cells, strict=True))
     used = [any(cell.values for cell in column) for column in columns]
     complete = [row for row in cells if all(cell.values for cell, inside in zip(row, used, strict=True) if inside)]
-    once = len(set(datasets)) == len(rows)  # two versions of a dataset would count it twice
+    once = len(set(units)) == len(rows)  # two versions of a dataset would count it twice
     ranked = len(complete) if once and sum(used) > 1 and len(complete) > 1 else 0
     parameters: list[tuple[tuple[int, ...], tuple[int, ...]] | None] = []
     means: list[float | None] = []
-    ranks: list[float | None] = []
+    average: list[float | None] = []
     for j, column in enumerate(columns):
         counts = [run.parameters for cell in column for run in cell.runs if run.parameters]
         seen = (tuple(sorted({c.method for c in counts})), tuple(sorted({c.head for c in counts})))
@@ -255,13 +256,13 @@ def _block(cells: list[list[Cell]], rows: list[int], datasets: list[str], info: 
         values = [cell.mean for cell in column if cell.mean is not None]
         means.append(fmean(values) if once and len(values) == len(column) > 1 else None)
         places = [rank for row in complete if (rank := row[j].rank) is not None]
-        ranks.append(fmean(places) if ranked and used[j] else None)
+        average.append(fmean(places) if ranked and used[j] else None)
     return Block(
         tuple(rows),
         tuple(parameters),
         tuple(means),
         tuple(marks(means, info.digits, info.higher_is_better)),
-        tuple(ranks),
-        tuple(marks(ranks, RANK_DIGITS, False)),
+        tuple(average),
+        tuple(marks(average, RANK_DIGITS, False)),
         ranked,
     )

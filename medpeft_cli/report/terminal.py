@@ -1,7 +1,7 @@
 """A report at the terminal: methods downwards, datasets across, as many columns as fit, the rest below."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -10,27 +10,31 @@ from rich.text import Text
 
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.table import Block, Cell, Table
+from medpeft_cli.report.sheet import Section, Sheet, Shown
 
 MARKS = {"best": "bold green", "second": "underline"}
 Column = tuple[str, list[Text]]  # heading and cells
 
+COMMANDS = 6  # shown under a table
 GAP = 2  # between columns: one of padding, one of the box
 
 
 def terminal(report: Report) -> list[RenderableType]:
     """Return the report as rich renderables; text from data is never read as markup."""
     parts: list[RenderableType] = []
-    for table in report.tables:
-        parts += ["", Text(text.title(table), style="bold")]
-        if shared := text.subtitle(table):
-            parts.append(Text(shared))
-        for block in table.blocks:
-            parts += ["", _Panel(table, block)]
-        parts += ["", Text(" ".join(text.protocol(table)), style="dim")]
-        parts += _list(text.notes(table, report.revisions))
-        if commands := text.commands(table):
-            parts += [Text(f"{text.TO_RUN}:"), *_list(commands)]
+    for sheet in report.sheets:
+        parts += ["", Text(sheet.title, style="bold")]
+        if sheet.subtitle:
+            parts.append(Text(sheet.subtitle))
+        for panel in sheet.turned() if sheet.methods == "columns" else [sheet]:
+            for section in panel.sections:
+                parts += ["", _Panel(panel, section)]
+        parts += ["", Text(" ".join(sheet.caption), style="dim")]
+        parts += _list(sheet.notes)
+        if sheet.commands:
+            more = len(sheet.commands) - COMMANDS
+            rest = [f"and {more} more: --markdown, --latex and --csv have all"] if more > 0 else []
+            parts += [Text(f"{text.TO_RUN}:"), *_list([*sheet.commands[:COMMANDS], *rest])]
     left_out = _list(text.leftovers(report.unplaced, report.problems))
     return [*parts, *(["", Text("Left out", style="bold"), *left_out] if left_out else [])]
 
@@ -42,7 +46,7 @@ def print_report(report: Report) -> None:
         console.print(part)
 
 
-def _list(lines: list[str]) -> list[RenderableType]:
+def _list(lines: Iterable[str]) -> list[RenderableType]:
     return [_Item(line) for line in lines]
 
 
@@ -61,17 +65,13 @@ class _Item:
 class _Panel:
     """One grid, cut into as many as the console's width asks for. The methods are repeated in each."""
 
-    def __init__(self, table: Table, block: Block):
-        self.heading = text.heading(table, block)
-        self.fixed: list[Column] = [
-            ("Method", [Text(text.column_title(column)) for column in table.columns]),
-            ("Parameters", [Text(" ".join(text.parameters(seen))) for seen in block.parameters]),
-        ]
+    def __init__(self, sheet: Sheet, section: Section):
+        self.heading = section.heading
+        self.first: Column = (sheet.corner, [Text(line.label) for line in section.lines])
+        columns = zip(*(line.cells for line in section.lines), strict=True)
         self.moving: list[Column] = [
-            (text.clean(table.rows[i][table.across]), [_cell(table, cell) for cell in table.cells[i]])
-            for i in block.rows
+            (head, [_cell(shown) for shown in column]) for head, column in zip(sheet.heads, columns, strict=True)
         ]
-        self.moving += [(name, _styled(numbers, marks)) for name, numbers, marks in text.summaries(table, block)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw as many columns side by side as fit."""
@@ -85,13 +85,12 @@ class _Panel:
             yield _grid(columns)
 
     def _cut(self, width: int, most: int) -> list[list[Column]]:
-        """Return columns for each grid: as many as fit the width, at most `most` beside the fixed ones."""
+        """Return columns for each grid: as many as fit the width, at most `most` beside the first."""
         left = list(self.moving)
         grids: list[list[Column]] = []
         while left:
-            fixed = self.fixed[:1] if grids else self.fixed
-            shown = [*fixed, left.pop(0)]
-            while left and len(shown) - len(fixed) < most and sum(map(_width, [*shown, left[0]])) - 1 <= width:
+            shown = [self.first, left.pop(0)]
+            while left and len(shown) <= most and sum(map(_width, [*shown, left[0]])) - 1 <= width:
                 shown.append(left.pop(0))
             grids.append(shown)
         return grids
@@ -102,16 +101,10 @@ def _width(column: Column) -> int:
     return max([Text(head).cell_len, *(cell.cell_len for cell in cells)]) + GAP
 
 
-def _styled(numbers: Sequence[str], marks: Sequence[str]) -> list[Text]:
-    return [Text(number, MARKS.get(mark, "")) for number, mark in zip(numbers, marks, strict=True)]
-
-
-def _cell(table: Table, cell: Cell) -> Text:
-    value = text.value(cell, table.info.digits)
-    if cell.mean is None:
-        return Text(value, style="dim" if cell.state == "missing" else "yellow")
-    rest = filter(None, (text.spread(cell, table.info.digits), text.seeds_shown(table, cell)))
-    return Text.assemble((value, MARKS.get(cell.mark, "")), *((f" {part}", "dim") for part in rest))
+def _cell(shown: Shown) -> Text:
+    style = {"": MARKS.get(shown.mark, ""), "missing": "dim"}.get(shown.state, "yellow")
+    rest = filter(None, (shown.small, shown.seeds))
+    return Text.assemble((shown.value, style), *((f" {part}", "dim") for part in rest))
 
 
 def _grid(columns: list[Column]) -> Grid:

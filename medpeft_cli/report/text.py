@@ -1,19 +1,17 @@
 """What every rendering says in the same words: values, counts, titles, captions, notes. Plain text, not yet escaped."""
 
-import json
-import shlex
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
+from medpeft_cli.report.ranks import TIES
 from medpeft_cli.report.records import Problem, Run
-from medpeft_cli.report.table import RANK_DIGITS, Block, Cell, Table
+from medpeft_cli.report.table import Block, Cell, Table
 
 LONGEST = 60  # characters of a label that comes from data
+OVER = {"dataset": "datasets", "fraction": "training sets"}
 FAMILIES = {"cnn": "CNN backbones", "vit": "ViT backbones", "unet": "text-to-image U-Nets"}
 STATES = {"missing": "–", "undefined": "undefined"}
-ROW_FIELDS = ("data.card", "data.root", "data.fraction", "data.k_shot", "backbone.name", "backbone.weights")
 TO_RUN = "To fill the missing cells and seeds"
 DEMO = "DEMO (synthetic data, bundled tiny backbone)"
 
@@ -65,19 +63,15 @@ def fixed(number: float | None, digits: int) -> str:
     return "–" if number is None else f"{number:.{digits}f}"
 
 
+def signed(number: float, digits: int) -> str:
+    """Return a difference with its sign; one that vanishes in these digits has none."""
+    shown = f"{abs(number):.{digits}f}"
+    return shown if float(shown) == 0 else f"{'+' if number > 0 else '−'}{shown}"
+
+
 def seeds_shown(table: Table, cell: Cell) -> str:
     """Return "(n)" for a cell with another number of seeds than most of its table."""
     return f"({len(cell.values)})" if cell.values and len(cell.values) != table.seeds[0] else ""
-
-
-def summaries(table: Table, block: Block) -> list[tuple[str, list[str], tuple[str, ...]]]:
-    """Return (name, numbers, marks) of the means and of the ranks of a block, where it has them."""
-    said = []
-    if any(mean is not None for mean in block.means):
-        said.append(("Mean", [fixed(mean, table.info.digits) for mean in block.means], block.mean_marks))
-    if block.ranked_rows:
-        said.append(("Rank", [fixed(rank, RANK_DIGITS) for rank in block.ranks], block.rank_marks))
-    return said
 
 
 def column_title(labels: Mapping[str, str]) -> str:
@@ -103,9 +97,29 @@ def label(name: str, value: str) -> str:
 
 
 def title(table: Table) -> str:
-    """Return the title; demo results say so first."""
-    text = table.spec.title or f"{table.info.title}, {FAMILIES.get(table.family, clean(table.family))}"
-    return f"{DEMO}: {text}" if table.demo else text[0].upper() + text[1:]
+    """Return the title, with an arrow towards the better side; demo results say so first."""
+    return titled(table, f"{table.info.title} {'↑' if table.info.higher_is_better else '↓'}")
+
+
+def titled(table: Table, what: str) -> str:
+    """Return the title of something about a table's runs."""
+    text = f"{what}, {FAMILIES.get(table.family, clean(table.family))}"
+    if table.spec.name == "table5":
+        text += " pre-trained without labels"
+    return f"{DEMO}: {text}" if table.demo else capitalised(text)
+
+
+def capitalised(words: str) -> str:
+    """Return words with a capital first letter, the rest as it is."""
+    return words[:1].upper() + words[1:]
+
+
+def row_label(table: Table, i: int) -> str:
+    """Return the label of a row; training images in parentheses, as the paper has them, where all its runs saw as many."""
+    label = clean(table.rows[i][table.across])
+    runs = [run for cell in table.cells[i] for run in (*cell.runs, *cell.others)]
+    sizes = {run.data.train_images for run in runs if run.data and run.data.train_images is not None}
+    return f"{label} ({sizes.pop():,})" if table.across in ("dataset", "fraction") and len(sizes) == 1 else label
 
 
 def subtitle(table: Table) -> str:
@@ -118,8 +132,13 @@ def protocol(table: Table) -> list[str]:
     """Return the sentences of a caption: metric, averaging, test images, seeds, what ± is, marks, counts, ranks."""
     better = "higher" if table.info.higher_is_better else "lower"
     cells = [cell for row in table.cells for cell in row if cell.values]
-    said = [f"{table.info.definition}, {better} is better, on the test split ({_test_images(table)})."]
-    said[0] = said[0][0].upper() + said[0][1:]
+    said = [capitalised(f"{table.info.definition}, {better} is better, on the test split ({_test_images(table)}).")]
+    if judged := next((run.judged for run in table.runs if run.judged), ""):
+        said.append(f"{capitalised(clean(judged, 400))}.")
+    if table.spec.name.startswith("table"):
+        said.insert(0, f"Layout of Table {table.spec.name[5:]} of Dutt et al. (MIDL 2024).")
+    if any(row_label(table, i) != clean(row[table.across]) for i, row in enumerate(table.rows)):
+        said.append("Behind each label: training images.")
     if not cells:
         return [*said, "No run has a result yet."]
     seeds = table.seeds
@@ -132,14 +151,29 @@ def protocol(table: Table) -> list[str]:
         said.append(f"{which}; brackets: {' or '.join(drawn)}." if drawn else f"{which}.")
     if any(cell.mark for cell in cells):
         said.append("The best of each setting is bold, the second best underlined; equal printed values share a mark.")
-    if any(block.parameters != (None,) * len(table.columns) for block in table.blocks):
+    if not parameters_apart(table) and any(any(block.parameters) for block in table.blocks):
         said.append("Parameters: trainable ones of the method + of the head.")
-    if ranked := sorted({block.ranked_rows for block in table.blocks if block.ranked_rows}):
+    if any(mean is not None for block in table.blocks for mean in block.means):
+        said.append(f"Mean: over the {OVER.get(table.across, 'rows')}, each counted once.")
+    ranked = sorted({b.ranked_rows for b in ([table.combined] if table.combined else table.blocks) if b.ranked_rows})
+    if ranked:
         rows = "–".join(map(str, sorted({ranked[0], ranked[-1]})))
-        said.append(
-            f"Rank: average over the {rows} datasets where every method has a value; ties get the mean of their places."
-        )
+        over = "rows" if table.combined else OVER.get(table.across, "rows")
+        said.append(f"Rank: average over the {rows} {over} where every method has a value; {TIES[table.spec.ties]}.")
     return said
+
+
+def parameters_apart(table: Table) -> bool:
+    """Return whether the parameters of a table are in one of their own, as the paper has those of its ViTs in Table 6."""
+    return table.spec.name in ("table3", "table5") and len(table.blocks) > 1
+
+
+def parameter_protocol() -> list[str]:
+    """Return the sentences under a table of parameters."""
+    return [
+        "Layout of Table 6 of Dutt et al. (MIDL 2024).",
+        "Trainable parameters of the method + of the head; a range where datasets differ in classes.",
+    ]
 
 
 def notes(table: Table, revisions: Iterable[int]) -> list[str]:
@@ -160,75 +194,6 @@ def notes(table: Table, revisions: Iterable[int]) -> list[str]:
     undefined = f"{table.info.title} is undefined"
     said += sorted(f"{clean(run.id, 120)}: {undefined if run.test else clean(run.reason, 200)}" for run in others)
     return said
-
-
-def to_run(table: Table, i: int, j: int) -> list[str]:
-    """Return a command for each seed that a missing cell, or one with fewer seeds than most, has not run.
-
-    It is the command behind the cell itself or another cell of the column, with what makes the row (data, backbone) set to
-    the row's, and the seed. None where the records cannot tell.
-    """
-    cell = table.cells[i][j]
-    if cell.others and not cell.values:  # its runs are listed with what became of them
-        return []
-    tried = {run.seed for run in (*cell.runs, *cell.others)}
-    number = max(table.seeds[0] if table.seeds else 1, 1)
-    usual = Counter(run.seed for row in table.cells for each in row for run in (*each.runs, *each.others))
-    seeds = sorted(seed for seed, _ in usual.most_common(number) if seed not in tried)[: number - len(tried)]
-    here = next(run for each in table.cells[i] for run in (*each.runs, *each.others))
-    column = list(cell.runs) or [run for row in table.cells for run in (*row[j].runs, *row[j].others)]
-    found = [_command(cell.runs[0] if cell.runs else here, column, seed, own=bool(cell.runs)) for seed in seeds]
-    return [command for command in found if command]
-
-
-def _command(here: Run, column: list[Run], seed: int, *, own: bool) -> str:
-    """Return the command of a run of a column, changed to the row of another run and to a seed; "" if there is none."""
-    there = next((run for run in column if run.seed == seed), column[0])
-    changed = {}
-    for name in ROW_FIELDS:
-        if name == "data.root" and _root_follows_card(here, there):
-            continue
-        wanted = here.setting(*name.split("."))
-        if wanted != there.setting(*name.split(".")):
-            changed[name] = wanted if isinstance(wanted, str) else json.dumps(wanted)
-    try:
-        words = shlex.split(there.command or "")
-    except ValueError:
-        return ""
-    if not (changed or own) or words[:1] != ["medpeft"] or "finetune" not in words:
-        return ""
-    if there.seed != seed:
-        words = [*_without_seed(words), "--seed", str(seed)]
-    return clean(
-        shlex.join([*words, *(word for name in changed for word in ("--set", f"{name}={changed[name]}"))]), 2000
-    )
-
-
-def _root_follows_card(here: Run, there: Run) -> bool:
-    """Return whether both read `<folder>/<card>` of one folder, as they do where no recipe sets data.root."""
-    roots = [run.setting("data", "root") for run in (here, there)]
-    folders = {
-        str(root).removesuffix(f"/{run.card.name if run.card else ''}")
-        for root, run in zip(roots, (here, there), strict=True)
-    }
-    return len(folders) == 1 and not folders & set(map(str, roots))
-
-
-def _without_seed(words: list[str]) -> list[str]:
-    """Return the words of a command without --seed N and --set seed=N."""
-    kept: list[str] = []
-    for word in words:
-        if kept and (kept[-1] == "--seed" or (kept[-1] == "--set" and word.startswith("seed="))):
-            kept.pop()
-        elif not word.startswith(("--seed=", "--set=seed=")):
-            kept.append(word)
-    return kept
-
-
-def commands(table: Table) -> list[str]:
-    """Return the commands that fill the missing cells and seeds."""
-    every = (to_run(table, i, j) for i in range(len(table.rows)) for j in range(len(table.columns)))
-    return list(dict.fromkeys(command for several in every for command in several))
 
 
 def leftovers(unplaced: Iterable[Run], problems: Iterable[Problem]) -> list[str]:

@@ -1,6 +1,7 @@
 """Tell a finished run from its record alone, before torch is imported."""
 
 from pathlib import Path
+from typing import Any
 
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import read_json, sha256_file
@@ -16,7 +17,7 @@ def run_directory(path: Path, recipe: Recipe, results: Path) -> Path:
 
 
 def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | None:
-    """Return the run directory if there is nothing left to do in it, else None: other fields of `evaluate` score it anew.
+    """Return the run directory if there is nothing left to do in it, else None: other `sample` or `evaluate` score it anew.
 
     Raises:
         DataError: if the record is damaged, or dataset or weights file are not those the run was made with.
@@ -26,7 +27,7 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
         return None
     record = Record.read(run_dir)
     scored = record.data["status"] == "finished"
-    if evaluate and (not scored or record.recipe.model_dump()["evaluate"] != loaded.recipe.model_dump()["evaluate"]):
+    if evaluate and (not scored or _scoring(record.recipe) != _scoring(loaded.recipe)):
         return None
     if not scored and record.data["status"] != "trained":
         return None
@@ -37,6 +38,15 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     if before and weights.is_file() and sha256_file(weights) != before:
         raise _changed(record, f"the weights file {weights}")
     return run_dir
+
+
+def _scoring(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields that decide the scores of a trained model."""
+    values = recipe.model_dump()
+    return {
+        section: {field: value for field, value in values.get(section, {}).items() if field != "batch_size"}
+        for section in ("sample", "evaluate")
+    }
 
 
 def refuse_changed_inputs(record: Record, manifest_sha256: str, weights_sha256: str | None = None) -> None:

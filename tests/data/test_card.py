@@ -77,7 +77,7 @@ def test_the_hash_of_a_card_is_pinned(tmp_path):
 
 def test_example_cards_load(root):
     paths = sorted((root / "recipes/extra/cards").glob("*.yaml"))
-    assert len(paths) == 6
+    assert len(paths) == 7
     assert [load_card(path).name for path in paths] == [path.stem for path in paths]
 
 
@@ -109,6 +109,8 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ("class_folders}", "csv, file: x, image: i, label: l}\ntask: text", "the layout names no text column"),
         ("class_folders}", "class_folders}\ntask: multilabel", "gives each picture one class"),
         ("class_folders}", "mimic_cxr}", "a report has any number of classes"),
+        ("class_folders}", "text_files}", "layout.kind text_files gives texts; wanted task: text and no classes"),
+        ("class_folders}", "text_files}\ntask: text", "layout.kind text_files gives texts; wanted task: text and no"),
         ("[a, b]", "['a|b', c]\ntask: multilabel", "'a|b' holds |, which joins"),
         (
             "class_folders}",

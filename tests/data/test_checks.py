@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medpeft_cli.data.checks import leak_choice, unexpected
+from medpeft_cli.data.checks import unexpected
 from medpeft_cli.data.layouts import Sample
+from medpeft_cli.data.leaks import leak_choice
 from medpeft_cli.data.prepare import prepare, write_dataset
 from medpeft_cli.errors import DataError, RecipeError
 
@@ -67,7 +68,7 @@ def leak_of(source, kind):
 @pytest.mark.parametrize("kind", ["patient", "pixels", "near"])
 def test_a_leak_of_an_official_split_is_an_error_that_names_it(run, source, tmp_path, kind):
     name = leak_of(source, kind)
-    with pytest.raises(DataError, match="1 pictures of the official split are also in a more protected one") as caught:
+    with pytest.raises(DataError, match="1 picture of the official split also in a more protected one") as caught:
         run()
     assert f"{name} (train) and Test/a/016_x.png (test)" in caught.value.message
     assert "--on-leak drop" in caught.value.hint and caught.value.exit_code == 3
@@ -119,6 +120,41 @@ def test_a_decision_removes_the_list_of_the_error(run, source, tmp_path):
     (source / name).unlink()
     run()
     assert not (tmp_path / "root/leaks.csv").exists()
+
+
+def test_what_is_allowed_in_an_official_split_does_not_straddle_the_val_that_is_drawn_from_train(
+    source, tmp_path, make_card
+):
+    for number in range(90, 102):
+        shutil.copy(source / "Train/a/000_x.png", source / f"Train/a/{number:03}_x.png")
+    shutil.copy(source / "Test/b/017_x.png", source / "Train/b/099_x.png")
+    official = {**FOLDERS, "splits": {"train": "Train", "test": "Test"}}
+    manifest = prepare(make_card(official), source, tmp_path / "root", on_leak="allow")
+    split = splits_of(manifest)
+    assert len({split[name] for name in manifest.ids if name == "Train/a/000_x.png" or "/a/09" in name}) == 1
+    assert manifest.info["leakage"]["kinds"] == {"pixels": 1}  # the one that the source has
+
+
+def test_a_near_duplicate_that_is_allowed_into_the_val_that_is_drawn_is_counted(source, tmp_path, make_card):
+    official = {**FOLDERS, "splits": {"train": "Train", "test": "Test"}}
+    for number in range(8):
+        changed = Image.fromarray((blobs(number) // 2 + 40).astype(np.uint8))
+        changed.save(source / f"Train/{'ab'[number % 2]}/{number:03}_y.png")
+    manifest = prepare(make_card(official), source, tmp_path / "root", on_leak="allow")
+    split = splits_of(manifest)
+    names = [f"Train/{'ab'[number % 2]}/{number:03}" for number in range(8)]
+    straddling = sum(split[f"{name}_x.png"] != split[f"{name}_y.png"] for name in names)
+    assert manifest.info["leakage"]["kinds"] == {"near": straddling} and straddling > 0
+
+
+def test_a_mate_of_a_copied_picture_leaks_by_its_patient_and_not_by_its_pixels(run, source, tmp_path):
+    """016_x is in Test; its copy in Train belongs to patient 000, whose other picture therefore leaks, too."""
+    shutil.copy(source / "Test/a/016_x.png", source / "Train/a/000_y.png")
+    with pytest.raises(DataError, match="1 same patient, 1 same pixels"):
+        run()
+    assert [(row["file"], row["kind"]) for row in table(tmp_path / "root/leaks.csv")] == [
+        ("Train/a/000_x.png", "patient"), ("Train/a/000_y.png", "pixels"),
+    ]  # fmt: skip
 
 
 def test_near_duplicates_share_a_split_of_our_own_unless_allowed(tmp_path, make_card):

@@ -49,7 +49,17 @@ def test_it_is_made_without_torch():
 
 
 def test_every_kind_of_own_data_has_an_example():
-    assert EXAMPLES.keys() == {"lesions", "ready", "chest", "findings", "pairs", "scans", "cancer", "mnist_like"}
+    assert EXAMPLES.keys() == {
+        "lesions",
+        "ready",
+        "chest",
+        "findings",
+        "pairs",
+        "captions",
+        "scans",
+        "cancer",
+        "mnist_like",
+    }
 
 
 def test_a_folder_per_class(prepared):
@@ -115,6 +125,15 @@ def test_pictures_and_texts(prepared):
     assert sorted(manifest.texts)[0] == "seen as 0."
     assert manifest.info["texts"]["marks"] == 12 and manifest.info["texts"]["tokens"]["over_limit"] == 0
     assert any("12 de-identification marks (___) in 12 texts, removed" in note for note in manifest.info["notes"])
+
+
+def test_pictures_with_text_files(prepared):
+    for number in range(12):
+        prepared.write(f"p{number // 2}_{number}.png", number)
+        (prepared.source / f"p{number // 2}_{number}.txt").write_text(f"seen by ___ as {number}")
+    manifest = prepared("captions")
+    assert manifest.texts[manifest.ids.index("p1_3.png")] == "seen as 3"
+    assert len(set(manifest.groups)) == 6
 
 
 def test_dicom_files(prepared):

@@ -77,12 +77,21 @@ def test_exif_rotation_is_applied(tmp_path):
     assert np.array_equal(pixels, np.rot90(RAMP, -1))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_a_damaged_file_is_a_reason_and_not_a_black_picture(tmp_path, content):
-    (tmp_path / "x.png").write_bytes(content)
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.png", b"", "empty file"),
+        ("x.dcm", b"", "empty file"),
+        ("x.png", b"not a picture", "no picture of a known format"),
+        ("x.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "no picture of a known format"),
+        ("x.dcm", b"not a picture", "no DICOM file"),
+    ],
+)
+def test_a_damaged_file_is_a_reason_and_not_a_black_picture(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        decode_file(tmp_path / "x.png")
-    assert str(tmp_path) not in caught.value.message
+        decode_file(tmp_path / name)
+    assert caught.value.message == reason
 
 
 def test_a_truncated_jpeg_is_refused(tmp_path):

@@ -38,7 +38,7 @@ def test_an_own_card_without_a_list_is_read_from_its_layout(make_card, layout, f
 
 
 def lines(card, source, views=None, splits=None, fraction=1.0):
-    return list(file_list(load_card(card), source, views, splits, fraction))
+    return file_list(load_card(card), source, views, splits, fraction)
 
 
 def test_mimic_files_are_those_that_prepare_takes(tmp_path):
@@ -106,7 +106,7 @@ def test_rsna_files_are_listed_once(tmp_path):
         ("pneumonia", {"splits": "val"}, "--splits: RSNA Pneumonia has no official split"),
         ("pneumonia", {"fraction": 0.1}, "--fraction: RSNA Pneumonia has no official split"),
         ("pneumonia", {"views": "PA"}, "--views: RSNA Pneumonia has no views"),
-        ("breastus", {}, "--list-files: BUSI comes as a whole"),
+        ("breastus", {}, "--list-files: BUSI has no table; all its pictures are needed"),
     ],
 )
 def test_what_cannot_be_chosen_is_said(tmp_path, card, options, message):
@@ -114,6 +114,23 @@ def test_what_cannot_be_chosen_is_said(tmp_path, card, options, message):
     with pytest.raises(RecipeError) as caught:
         lines(card, tmp_path, **options)
     assert message in caught.value.message
+
+
+def test_a_choice_without_a_picture_is_said(tmp_path):
+    with pytest.raises(
+        DataError, match="--list-files: no picture of MIMIC-CXR is needed with views LATERAL, splits test"
+    ):
+        lines("mimic_cxr", write_mimic(tmp_path), views="LATERAL", splits="test")
+
+
+def test_an_own_card_is_named_as_it_is_given(class_folders, make_card):
+    card = make_card({"kind": "class_folders"})
+    with pytest.raises(RecipeError, match="--list-files: Mine has no table; all its pictures are needed") as caught:
+        file_list(card, class_folders, None, None, 1.0)
+    assert caught.value.hint == "`medpeft prepare YOUR_CARD.yaml` says where they lie"
+    with pytest.raises(RecipeError) as caught:
+        file_list(card, None, None, None, 1.0)
+    assert "`medpeft prepare YOUR_CARD.yaml`" in caught.value.hint
 
 
 def test_a_missing_source_is_said(tmp_path):
@@ -147,6 +164,13 @@ def test_prepare_prints_or_writes_a_draft(class_folders, tmp_path):
     assert printed.stdout.startswith("# drafted by") and "class folders: a 10, b 10" in printed.stderr
     written = command("prepare", str(tmp_path / "x.yaml"), "--init-card", str(class_folders))
     assert written.stdout == f"{tmp_path / 'x.yaml'}\n" and load_card(tmp_path / "x.yaml").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("words", [["--source"], ["--list-files", "--source"], ["--init-card"]])
+def test_a_source_that_the_system_refuses_to_read_is_said(tmp_path, words):
+    done = command("prepare", *([] if "--init-card" in words else ["pneumonia"]), *words, str(tmp_path / ("x" * 300)))
+    assert done.returncode == 3 and done.stderr.startswith(f"error: {tmp_path}")
+    assert "cannot be read, file name too long" in done.stderr
 
 
 def test_prepare_without_a_card_says_what_there_is():

@@ -108,7 +108,7 @@ def test_rsna_boxes_of_one_patient_are_one_picture(rsna):
     assert all(sample.group == sample.id and sample.file.endswith(".dcm") for sample in listing.samples)
     assert listing.notes == [
         "rows that name their picture without extension: 16 .dcm",
-        "4 further rows of stage_2_train_labels.csv name a picture already listed",
+        "4 further rows of stage_2_train_labels.csv for pictures already listed",
     ]
     assert not listing.left_out  # the test pictures lie outside the card's folder
     assert np.asarray(listing.read(listing.samples[0])).shape == (24, 30)
@@ -221,7 +221,7 @@ def test_mimic_takes_so_many_training_pictures_and_always_the_same(tmp_path):
     few = card.model_copy(update={"layout": card.layout.model_copy(update={"train_images": 1})})
     listing = list_source(few, source)
     assert Counter(sample.split for sample in listing.samples) == {"train": 1, "val": 1}
-    assert "1 of 2 training pictures are not among the 1 chosen" in listing.notes
+    assert "1 of 2 training pictures not among the 1 chosen" in listing.notes
     assert listing.samples == list_source(few, source).samples
 
 
@@ -230,7 +230,7 @@ def test_mimic_pictures_that_are_not_there_are_counted(tmp_path):
     next((source / "files/p10/p10000001/s50000001").glob("*.jpg")).unlink()
     listing = list_source(load_card("mimic_cxr"), source)
     assert len(listing.samples) == 2 and any(
-        note.startswith("1 pictures of the tables are not") for note in listing.notes
+        note.startswith("1 picture of the tables not below") for note in listing.notes
     )
 
 
@@ -357,6 +357,10 @@ def test_a_missing_source_or_split_folder_is_said(class_folders, make_card):
     with pytest.raises(DataError, match="no such folder") as caught:
         list_source(make_card({"kind": "class_folders"}), class_folders / "none")
     assert caught.value.hint == "give the folder of your files as --source"
+    own = make_card({"kind": "class_folders"}, access="open", url="http://x")
+    with pytest.raises(DataError, match="no such folder") as caught:
+        list_source(own, class_folders / "none")
+    assert caught.value.hint == "`medpeft prepare YOUR_CARD.yaml` says what to download and from where"
     with pytest.raises(DataError, match="no such folder") as caught:
         list_source(load_card("isic"), class_folders / "none")
     assert caught.value.hint == "`medpeft prepare isic` says what to download and from where"
@@ -375,10 +379,64 @@ def test_links_are_followed_to_files_of_the_source_only(class_folders, tmp_path,
             list_source(make_card({"kind": "class_folders"}), class_folders)
 
 
+def test_a_link_to_nothing_is_refused(class_folders, make_card):
+    (class_folders / "a/gone.png").symlink_to(class_folders / "a/none.png")
+    with pytest.raises(DataError, match="gone.png: a link to .*none.png, which is not there"):
+        list_source(make_card({"kind": "class_folders"}), class_folders)
+
+
 def test_a_link_to_a_folder_is_refused(class_folders, tmp_path, make_card):
     (class_folders / "c").symlink_to(tmp_path)
     with pytest.raises(DataError, match="c: a link to"):
         list_source(make_card({"kind": "class_folders"}), class_folders)
+
+
+# ---- pictures with text files ----
+
+
+def test_text_files_beside_pictures(tmp_path, write_picture, make_card):
+    texts = {
+        "Train/p1_a": "FINDINGS: f. IMPRESSION: clear.",
+        "Train/p1_b": "HISTORY: none",
+        "Test/p2_a": "\ufeffIMPRESSION: é",
+    }
+    for seed, (name, text) in enumerate(texts.items()):
+        write_picture(tmp_path / f"{name}.png", seed)
+        (tmp_path / f"{name}.txt").write_text(text, encoding="cp1252" if "\ufeff" not in text else "utf-8")
+    write_picture(tmp_path / "Train/alone.png", 7)
+    (tmp_path / "Train/README.txt").write_text("no picture")
+    (tmp_path / "Train/boxes.json").write_text("{}")
+    layout = {"kind": "text_files", "splits": {"train": "Train", "test": "Test"}, "group_pattern": r"^(p\d)_",
+              "sections": ("impression",)}  # fmt: skip
+    listing = list_source(make_card(layout, task="text", classes=()), tmp_path)
+    assert [(s.id, s.text, s.group, s.split) for s in listing.samples] == [
+        ("Test/p2_a.png", "é", "p2", "test"), ("Train/p1_a.png", "clear.", "p1", "train"),
+    ]  # fmt: skip
+    assert sorted(listing.left_out) == [
+        ("Train/README.txt", "no picture of its name"),
+        ("Train/alone.png", "no text file beside it"),
+        ("Train/boxes.json", "not a picture file"),
+        ("Train/p1_b.png", "no impression in its text"),
+    ]
+    assert listing.texts["sections"] == {"impression": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a\nb\0", "x.txt:2: no text"), (b"\x81", "x.txt:1: text is neither UTF-8 nor")]
+)
+def test_a_text_file_that_is_none_is_named(tmp_path, write_picture, make_card, content, message):
+    write_picture(tmp_path / "x.png")
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list_source(make_card({"kind": "text_files"}, task="text", classes=()), tmp_path)
+
+
+def test_a_text_file_that_is_a_link_out_of_the_source_is_refused(tmp_path, write_picture, make_card):
+    write_picture(tmp_path / "source/x.png")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "source/x.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="x.txt: a link to"):
+        list_source(make_card({"kind": "text_files"}, task="text", classes=()), tmp_path / "source")
 
 
 # ---- .npz ----
@@ -425,5 +483,6 @@ def test_other_arrays_are_refused(tmp_path, make_card, content, message):
 
 def test_a_pickle_named_npz_is_not_opened(tmp_path, make_card):
     (tmp_path / "x.npz").write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/never'\ntR.")
-    with pytest.raises(DataError, match="cannot read the arrays"):
+    with pytest.raises(DataError, match="cannot read the arrays: it holds Python objects, or is no .npz") as caught:
         list_source(make_card({"kind": "npz", "file": "x.npz"}), tmp_path)
+    assert "allow_pickle" not in caught.value.message

@@ -140,6 +140,18 @@ def test_what_killed_workers_had_begun_is_removed(tmp_path, card):
     assert not list((tmp_path / "root").glob("**/*.partial"))
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, card, capsys):
+    def interrupt(number):
+        if number == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "root", card, Counted(interrupt))
+    assert capsys.readouterr().err.endswith(
+        f"{tmp_path / 'root'}: stopped; what is packed is kept, the same command goes on\n"
+    )
+
+
 def test_progress_ends_at_the_number_of_pictures(tmp_path, card, monkeypatch):
     told = []
 

@@ -96,8 +96,26 @@ def test_texts_are_counted(page):
 
 
 def test_a_dataset_of_texts_without_classes_has_a_page(page):
-    found = Page(page(texts=[f"text {n}" for n in range(20)], classes=(), task="text"))
-    assert "all pictures" in found.text
+    facts = {"sections": {"findings": 3, "impression": 17}, "marks": 5, "texts_with_marks": 4, "marks_are": "removed"}
+    found = Page(page(texts=[f"text {n}" for n in range(20)], classes=(), task="text", origin={"texts": facts}))
+    words = re.sub(r"\s+", " ", found.text)
+    assert words.count("all pictures") == 2 and "classes" not in words.lower()  # in the table, and above the sheet
+    assert "findings 3, impression 17" in words and "5 in 4 texts, removed" in words
+
+
+def test_what_was_decided_about_leaks_is_shown_with_what_is_left(tmp_path, make_card):
+    layout = {"kind": "class_folders", "splits": {"train": "A", "val": "B", "test": "C"}}
+    samples = [Sample(f"{n:02}", f"{n:02}", "ab"[n % 2], f"g{n}", ("train", "val", "test")[n // 10]) for n in range(30)]
+    write_dataset(
+        tmp_path / "root",
+        make_card(layout),
+        samples,
+        lambda sample: np.random.default_rng(int(sample.id) % 24).integers(0, 256, (20, 20), dtype=np.uint8),
+        on_leak="drop",
+    )
+    words = re.sub(r"\s+", " ", Page((tmp_path / "root/report.html").read_text()).text)
+    assert "6 pictures also in a more protected split: left out; listed in leaks.csv" in words
+    assert "Now no group, no picture and no near-duplicate is in two splits" in words
 
 
 def test_leaks_that_were_allowed_are_shown(tmp_path, make_card):
@@ -113,6 +131,6 @@ def test_leaks_that_were_allowed_are_shown(tmp_path, make_card):
     )
     found = Page((tmp_path / "root/report.html").read_text())
     words = re.sub(r"\s+", " ", found.text)
-    assert "2 pictures are also in a more protected split, decision: allow (kept where they are)" in words
+    assert "2 pictures also in a more protected split: kept, as --on-leak allow says" in words
     assert "no patient in two splits" not in words
     assert words.count("train 20 test same patient") == 1 and words.count("val 20 test same patient") == 1

@@ -107,7 +107,7 @@ def test_the_same_picture_twice_in_a_class_stays_in_one_split(run, class_folders
     manifest = run()
     split = dict(zip(manifest.ids, manifest.splits, strict=True))
     assert all(split[f"a/a{number}.png"] == split[f"a/again{number}.bmp"] for number in range(10))
-    assert manifest.info["notes"] == ["10 pictures have the same pixels as another of their class; they share a group"]
+    assert manifest.info["notes"] == ["10 pictures have the same pixels as another; they share a group"]
     assert manifest.info["duplicates"]["equal"] == 10
 
 
@@ -181,6 +181,25 @@ def test_a_class_of_which_nothing_is_left_is_named(run, class_folders):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="class 'b': no picture is left"):
         run(allow_bad=10)
+
+
+TEXTS = {"kind": "csv", "file": "t.csv", "image": "image", "text": "text"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "message"),
+    [
+        ("x.png,,train\ny.png,,train\n", None, "mine: no picture is left; left out 2: no text"),
+        ("x.png,one,test\ny.png,two,test\n", "split", "no picture in the official train split"),
+    ],
+)
+def test_a_dataset_without_training_pictures_is_refused(tmp_path, write_picture, make_card, rows, split, message):
+    for seed, name in enumerate("xy"):
+        write_picture(tmp_path / "source" / f"{name}.png", seed)
+    (tmp_path / "source/t.csv").write_text(f"image,text,split\n{rows}")
+    card = make_card(TEXTS | {"split": split}, task="text", classes=())
+    with pytest.raises(DataError, match=message):
+        prepare(card, tmp_path / "source", tmp_path / "root")
 
 
 def test_check_reports_and_writes_nothing(run, tmp_path, capsys):

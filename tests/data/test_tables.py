@@ -1,11 +1,13 @@
 """Tables as they come, and what their rows may say."""
 
 import gzip
+import sys
 from importlib.util import find_spec
 
 import pytest
 
 from medpeft_cli.data.layouts import list_source
+from medpeft_cli.data.prepare import prepare
 from medpeft_cli.data.tables import read_table
 from medpeft_cli.errors import DataError
 
@@ -43,7 +45,7 @@ def brief(listing):
         "image\tlabel\nx\ta\ny\tb",
         'image,label,\n"x",a,\n y , b ,\n',
         "image,label,other,other\nx,a,1,2\ny,b,3,4\n",
-        gzip.compress(b"image,label\nx,a\ny,b\n"),
+        gzip.compress(b"image,label\nx,a\ny,b\n", mtime=0),
     ],
     ids=[
         "plain",
@@ -70,10 +72,12 @@ def test_tables_are_read_as_they_come(table, text):
         ('image,label\nx,"a\n', "t.csv:2: unexpected end of data"),
         ("image,label\n", "t.csv: no rows"),
         ("", "t.csv:1: image: no such column"),
-        (b"image,label\nx,a\ny\0,b\n", "t.csv:3: not a text table"),
+        (b"image,label\nx,a\ny\0,b\n", "t.csv:3: no text, it holds zero bytes"),
         (b"image,label\nx,a\ny,\x81\n", "t.csv:3: text is neither UTF-8 nor Windows-1252"),
-        (gzip.compress(b"image,label\nx,a\n")[:-9], "t.csv: damaged archive"),
-        ("image,label\nq,a\nr,b\n", "none of the 2 pictures it names is there"),
+        ("image,label\nx,a\ny,b\n".encode("utf-32"), "t.csv:1: no text, it holds zero bytes"),
+        ("image,label\nx,a,b\n", "t.csv:2: got 3 columns, the header has 2"),
+        (gzip.compress(b"image,label\nx,a\n", mtime=0)[:-9], "t.csv: damaged archive"),
+        ("image,label\nq,a\nr,b\n", "none of the 2 pictures it names is there, such as q (t.csv:2)"),
         ("image,label\n../x.png,a\n", "t.csv:2: '../x.png' leads out of the source folder"),
         ("image,label\n/etc/x.png,a\n", "t.csv:2: '/etc/x.png' leads out"),
         ("image,label\nC:\\x.png,a\n", "leads out of the source folder"),
@@ -84,6 +88,26 @@ def test_broken_tables_are_refused_with_the_line(table, text, message):
     with pytest.raises(DataError) as caught:
         table(text)
     assert message in caught.value.message
+
+
+def test_broken_columns_are_answered_with_what_to_do(table):
+    for text, hint in (
+        ("image,label,label\nx,a,a\n", "rename one of them"),
+        ("image,label\nx,a,b\n", "a text that holds a comma must stand in quotation marks"),
+        ("image;label\nx;a;b\n", "a text that holds a semicolon must stand in quotation marks"),
+    ):
+        with pytest.raises(DataError) as caught:
+            table(text)
+        assert caught.value.hint == hint
+
+
+def test_a_table_whose_rows_have_no_label_names_the_reason(tmp_path, write_picture, make_card):
+    for name in "xy":
+        write_picture(tmp_path / "source" / f"{name}.png")
+    (tmp_path / "source/t.csv").write_text("image,label\nx,\ny,todo\n")
+    with pytest.raises(DataError, match="class 'a' has no picture") as caught:
+        prepare(make_card(TABLE | {"ignore_labels": ("todo",)}), tmp_path / "source", tmp_path / "root")
+    assert caught.value.message.endswith("; left out 1: no label, 1: label 'todo' is ignored")
 
 
 def test_rows_without_use_are_listed_with_their_line(table, write_picture, tmp_path):
@@ -187,7 +211,7 @@ def test_sections_and_labels_beside_a_text(table):
 def test_a_picture_with_two_texts_keeps_the_first_and_that_is_said(table):
     listing = table("image,report\nx,one\nx,two\ny,three\n", fields=TEXTS, **PAIRS)
     assert [sample.text for sample in listing.samples] == ["one", "three"]
-    assert "1 pictures have rows with different texts; the first is taken" in listing.notes
+    assert "1 picture with different texts in several rows; the first is taken" in listing.notes
 
 
 # ---- where tables are ----
@@ -233,9 +257,9 @@ def test_parquet_is_read(tmp_path):
         read_table(tmp_path / "t.parquet", ["pixels"])
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path):
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="pyarrow, which is not installed") as caught:
         read_table(tmp_path / "t.parquet", ["image"])
-    assert "pip install pyarrow" in caught.value.hint
+    assert 'pip install "medpeft[parquet]"' in caught.value.hint

@@ -92,7 +92,7 @@ def test_a_reader_prefers_sections_and_counts_marks_of_what_it_takes():
     }  # fmt: skip
     assert reader.notes() == [
         "texts: 1 from findings, 1 from impression",
-        "1 de-identification marks (___) in 1 texts, removed",
+        "1 de-identification mark (___) in 1 text, removed",
     ]
 
 
@@ -111,5 +111,5 @@ def test_a_report_of_any_length_is_read_in_linear_time():
 def test_tokens_are_counted_as_clip_reads_them():
     facts = token_facts(["no acute process", "word " * 75, "word " * 76])
     assert (facts["median"], facts["longest"], facts["over_limit"], facts["limit"]) == (77, 78, 1, 77)
-    assert "1 (33.3 %) exceed the 77" in token_note(facts)
+    assert "1 (33.3 %) beyond the 77" in token_note(facts)
     assert token_facts([])["over_limit"] == 0

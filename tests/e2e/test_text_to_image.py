@@ -99,6 +99,33 @@ def test_evaluate_again_gives_the_same_numbers_from_the_same_pictures(finished):
     assert "nearest_train" not in other["overall"]
 
 
+def test_a_finished_run_whose_sample_fields_change_is_generated_and_scored_again(finetune, captioned):
+    from medpeft_cli.engine.generate import generate
+    from medpeft_cli.runs.skip import finished_run
+
+    def loaded(*overrides):
+        return load_recipe(
+            captioned / "again.yaml", [f"evaluate.encoder_weights={captioned}/encoder.safetensors", *overrides]
+        )
+
+    options = ("train.steps=2", "evaluate.encoder=timm:test_resnet")
+    before = finetune("again", *options, evaluate=True)
+    first, scores = contents(before / "images"), record_of(before)["metrics"]["test"]
+    assert finished_run(loaded(*options, "sample.batch_size=3"), captioned / "results", evaluate=True) == before
+    changed = (*options, "sample.guidance=7", "sample.count=1")
+    assert finished_run(loaded(*changed), captioned / "results", evaluate=True) is None
+    assert finetune("again", *changed, evaluate=True) == before
+    test = record_of(before)["metrics"]["test"]
+    assert (test["n"], test["generation"]["guidance"]) == (6, 7.0)
+    assert finished_run(loaded(*changed), captioned / "results", evaluate=True) == before
+    folder = before / test["folder"]
+    assert folder == generate(before) != before / "images"
+    assert contents(before / "images") == first and len(contents(folder)) == 9
+    finetune("again", *options, evaluate=True)
+    assert record_of(before)["metrics"]["test"] == scores
+    assert generate(before) == before / "images"
+
+
 def test_it_is_listed_by_report_and_evaluate(finished, captioned):
     done = run("report", captioned / "results", "--csv", cwd=captioned)
     assert done.returncode == 0, done.stderr
@@ -173,6 +200,23 @@ def test_other_settings_prompts_and_the_untuned_pipeline_have_folders_of_their_o
         generate(finished, out=usual, steps=5)
 
 
+def test_other_pictures_are_scored_as_the_runs_own_and_its_record_stays(finished, captioned):
+    from medpeft_cli.engine.generate import generate
+    from medpeft_cli.engine.tasks import evaluate_folders
+
+    before = (finished / "record.json").read_bytes()
+    own = record_of(finished)["metrics"]["test"]
+    again = evaluate_folders(finished, [finished / "images"])
+    assert again == {name: own[name] for name in again} and "fid" in again["overall"]
+    untuned = generate(finished, base=True)
+    done = run("evaluate", finished, "--generated", untuned, "--json", cwd=captioned)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert scores["protocol"]["sha256"]["real"] == own["protocol"]["sha256"]["real"]
+    assert scores["overall"]["fid"]["value"] != own["overall"]["fid"]["value"]
+    assert (finished / "record.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("pipeline", "method", "option"),
     [
@@ -204,6 +248,7 @@ def test_a_loss_that_is_not_finite_names_its_step(finetune):
         ("empty.txt", "\n\n", "no prompt in it"),
         ("empty.csv", "prompt,id\n,1\n", "no prompt in it"),
         ("latin.txt", None, "not UTF-8"),
+        ("prompts.json", '["a red square"]', "wanted a .txt file or a table"),
     ],
 )
 def test_a_prompts_file_without_prompts_is_refused(tmp_path, name, content, said):
@@ -232,6 +277,24 @@ def test_prompts_over_the_limit_are_told_and_counted(finished, captioned, capsys
     folder = generate(finished, prompts=read_prompt_list(captioned / "long.txt"))
     assert "1 of 2 prompts are longer than the text encoder reads" in capsys.readouterr().err
     assert json.loads((folder / "generation.json").read_text())["prompts_truncated"] == 1
+
+
+def test_what_would_fail_when_scoring_fails_before_training(finetune, captioned):
+    from medpeft_cli.engine.tasks import dry_run
+
+    unscorable = {
+        "its weights come as a pickle": ("evaluate.encoder=xrv-densenet121", "evaluate.encoder_weights=null"),
+        "unknown to open_clip": ("evaluate.clip=ViT-B-33",),
+        "sample.prompts: 3 of the 9 test pictures": ("sample.prompts=3",),
+    }
+    for number, (said, overrides) in enumerate(unscorable.items()):
+        with pytest.raises((DataError, RecipeError), match=said):
+            finetune("early", f"seed={number}", *overrides, evaluate=True)
+        recipe = load_recipe(captioned / "early.yaml", ["evaluate.encoder=demo", *overrides]).recipe
+        with pytest.raises((DataError, RecipeError), match=said):
+            dry_run(recipe)
+        assert dry_run(recipe, evaluate=False)["family"] == "unet"
+    assert not list((captioned / "results" / "early").glob("*/samples"))
 
 
 def test_wrong_arguments_are_told(finished, captioned):

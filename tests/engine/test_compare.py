@@ -97,6 +97,8 @@ def test_the_table_shows_what_the_numbers_depend_on(evaluate):
         (("--real", "real"), 2, "--generated is missing"),
         (("--generated", "generated", "--real", "real", "results/run"), 2, "do not go with --real"),
         ((), 2, "nothing to score"),
+        (("--generated", "generated"), 2, "--real is missing"),
+        (("results/run", "results/other", "--generated", "generated"), 2, "--generated goes with one RUN"),
         (("results/run", "--train", "real"), 2, "--train goes with --real"),
         (("--real", "real", "--generated", "nowhere", "--encoder", "demo"), 3, "nowhere: no such folder"),
         (("--real", "real", "--generated", "generated", "--encoder", "dmo"), 2, "did you mean 'demo'"),

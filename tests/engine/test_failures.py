@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.failures import enough_memory, explained
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import Backbone, ClassifyRecipe, Data, GenerateRecipe, MethodChoice, Pipeline
 
@@ -32,6 +32,16 @@ def test_too_little_memory_for_pictures_names_batch_size_and_checkpointing():
 def test_what_the_cpu_cannot_allocate_is_out_of_memory_too():
     with pytest.raises(RunError, match="out of memory"), explained(RECIPE):
         torch.empty(2**60)
+
+
+def test_what_asks_for_less_memory_is_named_by_who_asked_for_it():
+    with (
+        pytest.raises(RunError, match="out of memory with 64 images at once: CUDA") as caught,
+        explained(RECIPE),
+        enough_memory("64 images at once", "a smaller --batch"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert caught.value.hint == "a smaller --batch"
 
 
 def test_a_batchnorm_that_sees_one_value_names_the_way_out():

@@ -6,10 +6,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from medpeft_cli.engine.sample import SCHEDULERS, Sampler, Settings, image_seed
+from medpeft_cli.engine.sample import SCHEDULERS, Sampler, Settings, image_seed, scheduler_of
 from medpeft_cli.models.diffusion import load_diffusion, pipeline_of
-from medpeft_cli.recipe.schema import SchedulerName
+from medpeft_cli.recipe.schema import Sample, SchedulerName
 
 SETTINGS = Settings(steps=4, guidance=3.0, scheduler=None, size=16)
 PROMPTS = ["a red square", "a green square", "", "a blue square", "red"]
@@ -53,6 +54,19 @@ def test_every_scheduler_makes_pictures_that_depend_on_their_own_seed_alone(capt
     other = sampler([PROMPTS[0], PROMPTS[4]], [SEEDS[0], SEEDS[4]])
     assert np.array_equal(pair[0], other[0])
     assert not np.array_equal(pair[1], other[1])
+
+
+@pytest.mark.parametrize("name", [None, *SCHEDULERS])
+def test_every_scheduler_takes_every_number_of_steps_that_a_recipe_may_have(diffusion, name):
+    Sampler(diffusion, replace(SETTINGS, scheduler=name, steps=1), CPU, "float32")(PROMPTS[:1], SEEDS[:1])
+    scheduler, latents = scheduler_of(diffusion, name), torch.ones(1, 4, 2, 2)
+    scheduler.set_timesteps(500)
+    for timestep in scheduler.timesteps[:2]:
+        noisy = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(torch.ones_like(noisy), timestep, latents).prev_sample
+    assert latents.isfinite().all()
+    with pytest.raises(ValidationError):
+        Sample(steps=501)  # the spacing of the published pipelines would start at step 502 of 1,000, far from noise
 
 
 def test_the_recipe_knows_the_same_schedulers():

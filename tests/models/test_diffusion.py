@@ -13,6 +13,7 @@ from medpeft_cli import compat  # noqa: F401  must come before diffusers
 import huggingface_hub.constants
 from diffusers import DiffusionPipeline
 
+from medpeft_cli.engine.latents import PromptEncoder
 from medpeft_cli.errors import DataError, RecipeError
 from medpeft_cli.models.diffusion import load_diffusion, pipeline_of
 from tests.methods.tiny import outputs
@@ -165,6 +166,9 @@ def test_names_of_the_published_checkpoints_are_understood(folder):
         ("model_index.json", {"_class_name": "FluxPipeline"}, "holds a FluxPipeline, wanted Stable Diffusion 1.x"),
         ("model_index.json", {"text_encoder": [None, None]}, "wanted Stable Diffusion 1.x, 2.x or XL"),  # the refiner
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample', wanted epsilon or"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler .* has no betas"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "has no betas"),
+        ("vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean"),
     ],
 )
 def test_other_pipelines_are_refused(folder, file, changes, message):
@@ -172,6 +176,23 @@ def test_other_pipelines_are_refused(folder, file, changes, message):
     (folder / file).write_text(json.dumps(content | changes))
     with pytest.raises((DataError, RecipeError), match=message):
         load_diffusion(str(folder))
+
+
+@pytest.mark.parametrize("part", ["tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"])
+def test_a_damaged_text_file_is_told(folder, part):
+    (folder / part).write_text("[]")
+    with pytest.raises(DataError, match=part.partition("/")[0]) as error:
+        load_diffusion(str(folder))
+    assert "not readable" in error.value.message
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_xl_says_what_stands_for_no_prompt(folders, tmp_path, zeros):
+    folder = shutil.copytree(folders["sdxl"], tmp_path / "xl")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": zeros}))
+    empty = PromptEncoder(load_diffusion(str(folder)), torch.device("cpu")).empty()
+    assert (empty.tokens == 0).all() == (empty.pooled == 0).all() == zeros
 
 
 def test_an_inpainting_unet_is_refused(folder):

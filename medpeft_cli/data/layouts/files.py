@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from medpeft_cli.data.decode import decode_image, dicom_tag, is_dicom, is_picture
-from medpeft_cli.data.forms import Files
+from medpeft_cli.data.forms import Files, Folders
 from medpeft_cli.data.layouts.sample import Sample
 from medpeft_cli.errors import DataError
 
@@ -26,7 +26,7 @@ def walk(folder: Path, source: Path) -> Iterator[Path]:
     """Yield all files below a folder in the order of their names.
 
     Raises:
-        DataError: at a link to a folder, or to a file outside the source.
+        DataError: at a link to a folder, to a file outside the source, or to nothing.
     """
     yield from _walk(stay_inside(folder, source), source)
 
@@ -34,7 +34,7 @@ def walk(folder: Path, source: Path) -> Iterator[Path]:
 def _walk(folder: Path, source: Path) -> Iterator[Path]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.is_symlink() and entry.is_dir():
+        if entry.is_symlink() and (entry.is_dir() or not path.exists()):
             raise _link(path)
         if entry.is_symlink():
             stay_inside(path, source)
@@ -56,7 +56,8 @@ def stay_inside(path: Path, source: Path) -> Path:
 
 
 def _link(path: Path) -> DataError:
-    return DataError(f"{path}: a link to {path.resolve()}", "put the files themselves into the source folder")
+    gone = "" if path.exists() else ", which is not there"
+    return DataError(f"{path}: a link to {path.resolve()}{gone}", "put the files themselves into the source folder")
 
 
 def inside(name: str, place: str) -> str:
@@ -69,6 +70,20 @@ def inside(name: str, place: str) -> str:
     if windows.drive or windows.root or ".." in windows.parts:
         raise DataError(f"{place}: {name!r} leads out of the source folder", "paths must lie below --source")
     return windows.as_posix()
+
+
+def split_folders(source: Path, layout: Folders) -> tuple[Path, dict[Path, str | None]]:
+    """Return the folder of the layout, and each folder in it to look through → its split; None where there are none.
+
+    Raises:
+        DataError: if a split folder is missing.
+    """
+    base = source / layout.folder if (source / layout.folder).is_dir() else source
+    tops: dict[Path, str | None] = {base / folder: split for split, folder in layout.splits.items()}
+    for top, split in tops.items():
+        if not top.is_dir():
+            raise DataError(f"{top}: no such folder, wanted the {split} split", "see layout.splits of the card")
+    return base, tops or {base: None}
 
 
 def group_of(path: Path, layout: Files, default: str) -> str:

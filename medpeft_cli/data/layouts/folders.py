@@ -7,7 +7,7 @@ from pathlib import Path
 from medpeft_cli.data.card import SPLITS, Card
 from medpeft_cli.data.decode import is_picture
 from medpeft_cli.data.forms import ClassFolders
-from medpeft_cli.data.layouts.files import group_of, read_file, walk
+from medpeft_cli.data.layouts.files import group_of, read_file, split_folders, walk
 from medpeft_cli.data.layouts.sample import Listing, Sample
 from medpeft_cli.errors import DataError
 
@@ -18,14 +18,11 @@ def list_class_folders(source: Path, layout: ClassFolders, card: Card) -> Listin
     Raises:
         DataError: if a split or class folder is missing or holds no picture, or a link leads out of the source.
     """
-    base = source / layout.folder if (source / layout.folder).is_dir() else source
-    tops = {folder: split for split, folder in layout.splits.items()} or {"": None}
+    base, tops = split_folders(source, layout)
     samples, left_out = [], []
     for top, split in tops.items():
-        if not (base / top).is_dir():
-            raise DataError(f"{base / top}: no such folder, wanted the {split} split", "see layout.splits of the card")
-        for path in walk(base / top, source):
-            inside = path.relative_to(base / top).parts
+        for path in walk(top, source):
+            inside = path.relative_to(top).parts
             label = layout.labels.get(inside[0], inside[0]) if len(inside) > 1 else None
             file = path.relative_to(source).as_posix()
             if not is_picture(path):
@@ -41,7 +38,7 @@ def list_class_folders(source: Path, layout: ClassFolders, card: Card) -> Listin
                 )
     found = {sample.label for sample in samples}
     if missing := [name for name in card.classes if name not in found]:
-        seen = sorted({path.name for top in tops for path in (base / top).iterdir() if path.is_dir()})
+        seen = sorted({path.name for top in tops for path in top.iterdir() if path.is_dir()})
         raise DataError(
             f"{base}: class {missing[0]!r} has no picture, wanted a folder of that name with at least {len(SPLITS)}",
             f"folders found: {', '.join(seen[:12]) or 'none'}; is --source the folder that the card means?",

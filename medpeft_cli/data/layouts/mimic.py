@@ -20,6 +20,7 @@ from medpeft_cli.data.splits import shuffled
 from medpeft_cli.data.tables import iterate_table
 from medpeft_cli.data.text import Reader
 from medpeft_cli.errors import DataError
+from medpeft_cli.words import counted
 
 SPLIT_NAMES = {"train": "train", "validate": "val", "test": "test"}
 REPORTS = "mimic-cxr-reports.zip"
@@ -49,14 +50,13 @@ def list_mimic_cxr(source: Path, layout: MimicCxr, card: Card) -> Listing:
     samples = [sample for sample in pairs.samples if sample.file in there]
     if not samples:
         raise DataError(
-            f"{source}: none of the {len(pairs.samples):,} pictures is there, wanted {pairs.samples[0].file} and others",
-            f"`medpeft prepare {card.name} --list-files --source {source}` prints them",
+            f"{source}: none of the {counted(len(pairs.samples), 'picture')} is there, wanted {pairs.samples[0].file} and others",
+            f"`medpeft prepare {card.argument} --list-files --source {source}` prints them",
         )
     notes = list(pairs.notes)
     if absent := len(pairs.samples) - len(samples):
-        notes.append(
-            f"{absent:,} pictures of the tables are not below {folder}; --list-files prints all that are needed"
-        )
+        missing = counted(absent, "picture")
+        notes.append(f"{missing} of the tables not below {folder}; --list-files prints all that are needed")
     return Listing(samples, pairs.left_out, notes, partial(read_file, source), pairs.reader.facts())
 
 
@@ -106,7 +106,8 @@ def mimic_pairs(source: Path, layout: MimicCxr, card: Card) -> Pairs:
     if not samples:
         found = f"the table has the views {', '.join(sorted(views))}" if views else ""
         raise DataError(f"{source}: no picture of the views {', '.join(layout.views)} has a text", found)
-    notes = [f"{sum(views.values()):,} pictures of other views: {', '.join(sorted(views))}"] if views else []
+    others = counted(views.total(), "picture")
+    notes = [f"{others} of other views: {', '.join(sorted(views))}"] if views else []
     notes += reader.notes()
     return Pairs(_limited(samples, layout, card, notes), left_out, notes, reader)
 
@@ -117,7 +118,7 @@ def _limited(samples: list[Sample], layout: MimicCxr, card: Card, notes: list[st
         return samples
     chosen = set(shuffled(train, card.split.seed)[: layout.train_images])
     notes.append(
-        f"{len(train) - len(chosen):,} of {len(train):,} training pictures are not among the {len(chosen):,} chosen"
+        f"{len(train) - len(chosen):,} of {counted(len(train), 'training picture')} not among the {len(chosen):,} chosen"
     )
     return [sample for sample in samples if sample.split != "train" or sample.id in chosen]
 

@@ -1,5 +1,7 @@
 """Arrays of pictures in one .npz file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -53,10 +55,25 @@ def _read_row(path: Path, sample: Sample) -> np.ndarray:
 
 @lru_cache(maxsize=1)  # each process of prepare reads the file once
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with open_arrays(path) as archive:
+        return {name: archive[name] for name in archive.files if name.startswith(tuple(f"{s}_" for s in SPLITS))}
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator["np.lib.npyio.NpzFile"]:
+    """Yield the archive of an .npz; Python objects in it are not read.
+
+    Raises:
+        DataError: if it is missing or damaged, or what is asked of it in the block cannot be read.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file", "give the folder of the .npz as --source")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name.startswith(tuple(f"{s}_" for s in SPLITS))}
+            yield archive
+    except DataError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise DataError(f"{path}: cannot read the arrays: {' '.join(str(error).split())}") from None
+        pickled = "allow_pickle" in str(error)  # numpy's advice is to allow it
+        reason = "it holds Python objects, or is no .npz" if pickled else " ".join(str(error).split())
+        raise DataError(f"{path}: cannot read the arrays: {reason}") from None

@@ -15,6 +15,7 @@ from medpeft_cli.data.tables import Row, read_table
 from medpeft_cli.data.text import Reader
 from medpeft_cli.errors import DataError
 from medpeft_cli.registry import nearest
+from medpeft_cli.words import counted
 
 # what a column of `label_columns` may hold
 PRESENT, UNCERTAIN = ("1", "1.0", "True", "true", "TRUE"), ("-1", "-1.0")
@@ -68,10 +69,10 @@ def list_table(source: Path, layout: Table, card: Card) -> Listing:
             by_file[file].append(item)
     tables = ", ".join(layout.files.values()) or str(layout.file)
     left_out += [(file, f"not named in {tables}") for file in sorted(index.files - named)]
-    if not by_file:
+    if named <= {None}:
+        looked = ", ".join(map(str, index.folders))
         raise DataError(
-            f"{source / tables}: none of the {total:,} pictures it names is there, "
-            f"looked in {', '.join(map(str, index.folders))}",
+            f"{source / tables}: none of the {counted(total, 'picture')} it names is there, such as {left_out[0][0]}, looked in {looked}",
             "is --source the folder that holds both the table and the pictures?",
         )
     reader = Reader(layout.sections, layout.marks)
@@ -145,9 +146,10 @@ def _samples(
             kept["uncertain"] = JOINER.join(name for name in card.classes if name in unsure)
         samples.append(Sample(name, file, label, groups[0], splits.pop(), kept, text))
     if repeated:
-        notes.append(f"{repeated:,} further rows of {layout.file} name a picture already listed")
+        rows = counted(repeated, "further row")
+        notes.append(f"{rows} of {layout.file} for pictures already listed")
     if other_texts:
-        notes.append(f"{other_texts:,} pictures have rows with different texts; the first is taken")
+        notes.append(f"{counted(other_texts, 'picture')} with different texts in several rows; the first is taken")
     joined = join_groups(pairs)
     return [replace(sample, group=joined.get(sample.group, sample.group)) for sample in samples]
 
