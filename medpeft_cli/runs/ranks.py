@@ -35,7 +35,7 @@ class Place:
 
 
 here = Place()
-"""Of this process; set by `engine.together.joined`."""
+"""Of this process; set by `engine.join.joined`."""
 
 
 def follows() -> bool:
