@@ -22,6 +22,7 @@ from medpeft_cli.methods.adapt import Adapted, adapt
 from medpeft_cli.methods.method import Family
 from medpeft_cli.models.backbones import build_backbone
 from medpeft_cli.recipe.schema import ClassifyRecipe, Recipe
+from medpeft_cli.runs import ranks
 from medpeft_cli.runs.environment import cores, describe_device, describe_environment
 
 CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
@@ -117,6 +118,8 @@ def pick_device(name: str) -> torch.device:
         raise RunError(
             f"device: {name!r} is not here: {str(error).splitlines()[0]}", "device: auto, cpu, cuda, cuda:1 or mps"
         ) from error
+    if ranks.here.size > 1 and device.type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())  # by number: other threads have another default
     return device
 
 
@@ -147,7 +150,10 @@ def describe(assembly: Assembly) -> None:
         console.warn(
             f"method.block_size: HF peft takes other block sizes where it does not divide a layer's inputs: {sizes}"
         )
-    console.say(f"device    {assembly.device} · {recipe.train.precision} · {assembly.workers} loader threads")
+    console.say(
+        f"device    {assembly.device} · {recipe.train.precision} · {assembly.workers} loader threads"
+        + (f" · {ranks.here.size} processes" if ranks.here.size > 1 else "")
+    )
 
 
 def _patterns(names: list[str]) -> str:

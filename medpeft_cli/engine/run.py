@@ -14,9 +14,10 @@ from medpeft_cli.console import console
 from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.checkpoint import Checkpoint
 from medpeft_cli.engine.failures import explained
+from medpeft_cli.engine.join import answerable
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
-from medpeft_cli.engine.together import answerable, told
+from medpeft_cli.engine.together import told
 from medpeft_cli.engine.track import tracked
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.files import sha256_file, write_text

@@ -38,7 +38,7 @@ class Place:
 
 
 here = Place()
-"""Of this process; set by `engine.together.joined`."""
+"""Of this process; set by `engine.join.joined`."""
 
 
 def follows() -> bool:

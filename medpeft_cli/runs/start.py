@@ -54,7 +54,7 @@ def _lead(loaded: Loaded, results: Path, command: str, evaluate: bool, processes
         if processes == 1:
             run_recipe(loaded, results, command, evaluate=evaluate)
             return run_dir
-        from medpeft_cli.engine.together import joined
+        from medpeft_cli.engine.join import joined
 
         def start(port: int) -> list[BaseProcess]:
             places = [Place(rank, processes, rank, processes, port=port) for rank in range(1, processes)]
@@ -67,8 +67,8 @@ def _lead(loaded: Loaded, results: Path, command: str, evaluate: bool, processes
 
 def _join(place: Place, loaded: Loaded, results: Path, command: str, evaluate: bool) -> Path:
     """Do a run as one of several processes; only process 0 returns."""
+    from medpeft_cli.engine.join import joined
     from medpeft_cli.engine.tasks import run_recipe
-    from medpeft_cli.engine.together import joined
 
     with joined(place, loaded.recipe, str(run_directory(loaded.path, loaded.recipe, results))):
         if place.rank == 0:

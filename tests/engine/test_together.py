@@ -10,8 +10,9 @@ from torch import distributed, nn
 from torch.nn import functional
 
 from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.join import joined
 from medpeft_cli.engine.loop import Micro, Plan, fit
-from medpeft_cli.engine.together import block, dealt, gathered, joined, mine, share_count, told
+from medpeft_cli.engine.together import block, dealt, gathered, mine, share_count, told
 from medpeft_cli.errors import DataError, RunError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted
