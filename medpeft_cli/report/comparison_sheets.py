@@ -196,4 +196,4 @@ def _power(table: Table, block: Block, over: OverDatasets) -> list[str]:
             f"{where}power: Nemenyi needs average ranks {over.critical_difference:.2f} apart, where {over.methods} methods have "
             f"{over.methods - 1} at most"
         )
-    return said
+    return said if where else [text.capitalised(line) for line in said]

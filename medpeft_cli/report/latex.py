@@ -35,6 +35,8 @@ ESCAPES = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "†": r"$\dagger$",
+    "χ": r"$\chi$",
+    "²": r"$^2$",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "−": "$-$",

@@ -28,8 +28,9 @@ def render(report: Report, form: str) -> str:
 
 
 def files(report: Report, forms: Iterable[str]) -> dict[str, str]:
-    """Return the files of some forms: name → text."""
-    return {name: write(report) for form in forms for name, write in lookup("report form", FORMS, form).items()}
+    """Return the files of some forms: name → text; none that would be empty."""
+    written = {name: write(report) for form in forms for name, write in lookup("report form", FORMS, form).items()}
+    return {name: content for name, content in written.items() if content}
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -163,6 +164,25 @@ def _csv(report: Report) -> str:
     return file.getvalue()
 
 
+def _tests_csv(report: Report) -> str:
+    """Return one line a comparison on a test split; nothing where none was asked for."""
+    found = as_data(report).get("tests", [])
+    splits = [(each["baseline"], split) for each in found for split in each["test_splits"]]
+    lines = [
+        {"baseline": baseline} | {key: value for key, value in split.items() if key != "methods"} | method
+        for baseline, split in splits
+        for method in split["methods"]
+    ]
+    if not lines:
+        return ""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: _inert(value) if isinstance(value, str) else value for name, value in line.items()})
+    return file.getvalue()
+
+
 def _inert(value: str) -> str:
     """Return text that no spreadsheet takes for a formula: on one line, with an apostrophe before what would start one."""
     shown = text.clean(value, 10_000)
@@ -197,7 +217,7 @@ def _emphasis(value: str, mark: str) -> str:
 
 FORMS: dict[str, dict[str, Callable[[Report], str]]] = {  # the first file of a form is what is printed
     "latex": {"tables.tex": latex, "numbers.tex": macros},
-    "csv": {"tables.csv": _csv},
+    "csv": {"tables.csv": _csv, "tests.csv": _tests_csv},
     "json": {"tables.json": _json},
     "markdown": {"tables.md": _markdown},
 }

@@ -12,7 +12,7 @@ from scipy import stats
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.metrics.classification import point
 from medpeft_cli.metrics.predictions import write_predictions
-from medpeft_cli.report import Question, build_report, render
+from medpeft_cli.report import Question, build_report, files, render
 from medpeft_cli.report.comparison_sheets import probability
 from medpeft_cli.report.comparisons import critical_difference, smallest_wilcoxon_p
 
@@ -128,6 +128,9 @@ def test_effects_over_datasets_have_students_interval_and_a_note_on_power(tested
     assert (over.datasets, over.methods, set(over.nemenyi)) == (5, 4, {1, 2, 3})
     notes = " ".join(report.sheets[-1].notes)
     assert "no p below 0.0625" in notes and "average ranks 2.10 apart, where 4 methods have 3 at most" in notes
+    assert "U+" not in render(report, "latex") and r"$\chi$$^2$" in render(report, "latex")
+    header, *lines = files(report, ["csv"])["tests.csv"].splitlines()
+    assert header.startswith("baseline,dataset,") and "p_bootstrap_holm" in header and len(lines) == 5 * 3
     out = render(report, "markdown")
     assert "p, Nemenyi" in out and "\\*\\*\\*" not in out
     data = json.loads(render(report, "json"))["tests"][0]

@@ -26,7 +26,7 @@ HOSTILE = (
 )  # fmt: skip
 
 # what the renderer may use: booktabs, graphicx and LaTeX itself
-KNOWN = """raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
+KNOWN = """chi raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
 textbf underline textit multicolumn par medskip parbox linewidth shortstack pm uparrow downarrow times cdot ldots ss r v c
 textbackslash textless textgreater textbar textasciicircum textasciitilde"""
 
