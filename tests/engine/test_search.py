@@ -40,7 +40,7 @@ class ToyTask:
 
     def micro_batches(self, epoch, first_step):
         for step in range(first_step, 2):
-            yield Micro(step, 0, True, 1, None)
+            yield Micro(step, 0, True, 1, ())
 
     def loss(self, model, micro):
         if self.steps == self.die_at:
