@@ -156,7 +156,8 @@ class Run(Part):
             for title, network in (("features of", protocol.get("encoder")), ("CLIP model", protocol.get("clip")))
             if isinstance(network, dict)
         ]
-        sets = protocol.get("images") if isinstance(protocol.get("images"), dict) else {}
+        images = protocol.get("images")
+        sets = images if isinstance(images, dict) else {}
         return ", ".join([
             *networks,
             f"{sets.get('generated')} generated and {sets.get('real')} real images",
