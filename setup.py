@@ -34,6 +34,7 @@ DEPENDENCIES = [
     "jinja2>=3.1",
     "matplotlib>=3.9",
     "scikit-posthocs>=0.9",
+    "threadpoolctl>=3.1",
 ]
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def ahead(work: Callable[[int], T], number: int, waiting: int) -> Iterator[T]:
     """Yield work(0) … work(number − 1) in order, done by threads that are at most `waiting` results ahead."""
-    pool = ThreadPoolExecutor(cores())
+    pool = ThreadPoolExecutor(cores(), initializer=_leave_cores)
     try:
         futures = [pool.submit(work, index) for index in range(min(waiting, number))]
         for index in range(number):
@@ -21,3 +21,12 @@ def ahead(work: Callable[[int], T], number: int, waiting: int) -> Iterator[T]:
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_cores() -> None:
+    """Let torch compute on this thread alone: each would get a team of its own, and teams that wait spin on all cores."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.get_num_threads()  # a thread's first use sets its number; ours comes after
+    threadpool_limits(1, user_api="openmp")

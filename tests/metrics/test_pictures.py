@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medpeft_cli.data.threads import ahead
@@ -90,6 +91,16 @@ def test_work_ahead_keeps_the_order_and_passes_errors_on():
     assert list(ahead(lambda i: i, 0, 4)) == []
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda i: 1 // (3 - i), 9, 4))
+
+
+def test_work_ahead_leaves_the_cores_to_its_consumer():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert set(ahead(lambda i: torch.get_num_threads(), 8, 4)) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_stored_pictures_are_those_of_the_prepared_dataset(tmp_path):
