@@ -235,11 +235,13 @@ def test_what_is_neither_folder_nor_id_is_refused(name):
         load_diffusion(name)
 
 
-def test_a_single_file_gives_the_same_pipeline(folders, tmp_path):
-    file = toy_single_file(folders["sd1"], tmp_path / "model.safetensors")
-    loaded, expected = load_diffusion(str(file), config=str(folders["sd1"])), load_diffusion(str(folders["sd1"]))
-    assert (loaded.kind, loaded.size, loaded.title) == ("sd1", TOY_SIZE, "model")
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_a_single_file_gives_the_same_pipeline(folders, tmp_path, kind):
+    file = toy_single_file(folders[kind], tmp_path / "model.safetensors", kind)
+    loaded, expected = load_diffusion(str(file), config=str(folders[kind])), load_diffusion(str(folders[kind]))
+    assert (loaded.kind, loaded.size, loaded.title) == (kind, TOY_SIZE, "model")
     assert loaded.weights_sha256 == expected.weights_sha256
+    assert loaded.scheduler.config == expected.scheduler.config
     assert (picture(pipeline_of(loaded)) == picture(pipeline_of(expected))).all()
 
 
