@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
 
 from medpeft_cli.metrics.names import METRIC_INFO, MetricInfo
@@ -111,13 +112,19 @@ class Table:
     blocks: tuple[Block, ...]
     combined: Block | None = None
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """The numbers of seeds that occur in cells, the most frequent first."""
         numbers = Counter(len(cell.values) for row in self.cells for cell in row if cell.values)
         return sorted(numbers, key=lambda number: (-numbers[number], -number))
 
-    @property
+    @cached_property
+    def usual_seeds(self) -> list[int]:
+        """As many seeds as most cells have, those that most runs have; finished or not."""
+        tried = Counter(run.seed for row in self.cells for cell in row for run in (*cell.runs, *cell.others))
+        return [seed for seed, _ in tried.most_common(max(self.seeds[0] if self.seeds else 1, 1))]
+
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs behind the values."""
         return [run for row in self.cells for cell in row for run in cell.runs]
