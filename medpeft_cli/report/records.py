@@ -95,7 +95,7 @@ class Run(Part):
     created: str | None = None
     timing: dict[str, float | None] = {}
     memory: dict[str, Any] = {}
-    energy: dict[str, float | None] = {}
+    energy: dict[str, Any] = {}
     selection: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
