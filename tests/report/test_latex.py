@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medpeft_cli.report import Question, build_report, files, render
 from medpeft_cli.report.macros import macros
@@ -12,6 +14,7 @@ from tests.report.test_paper import paper_records
 from tests.report.test_render import HOSTILE, latex_problems
 
 PDFLATEX = shutil.which("pdflatex")
+PDFTOPPM = shutil.which("pdftoppm")
 DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs,graphicx}
 \input{numbers}
@@ -146,6 +149,20 @@ def test_the_papers_tables_fit_the_page(record, results, question, tmp_path):
     records = [each for name in ("table2", "table3", "table4", "table5") for each in paper_records(record, name)]
     said = compiled(build_report(results(*records), question), tmp_path / "tex")
     assert "Overfull" not in said and "Float too large" not in said
+    if PDFTOPPM:
+        for page in pages(tmp_path / "tex"):
+            dark = page < 128
+            height, width = page.shape
+            assert dark.mean() > 0.002, "a blank page"
+            assert not dark[:, : width // 20].any() and not dark[:, -width // 20 :].any(), "beyond the margins"
+
+
+def pages(folder):
+    """Return the pages of paper.pdf as grey values."""
+    subprocess.run([PDFTOPPM, "-png", "-gray", "-r", "50", "paper.pdf", "page"], cwd=folder, check=True, timeout=60)
+    found = [np.asarray(Image.open(path).convert("L")) for path in sorted(folder.glob("page-*.png"))]
+    assert found
+    return found
 
 
 def compiled(report, folder):
