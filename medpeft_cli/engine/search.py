@@ -85,13 +85,8 @@ class _Study:
         select = recipe.model_dump()["train"]["select"]
         self.metric = "loss" if select == "last" else select
         self.direction = "minimize" if self.metric == "loss" else "maximize"
-        while True:  # whoever comes first lays out the trials
-            try:
-                with run_lock(folder):
-                    self._open()
-                return
-            except BusyError:
-                time.sleep(POLL_SECONDS / 10)
+        with run_lock(folder, wait=True):  # whoever comes first lays out the trials
+            self._open()
 
     def _open(self) -> None:
         path = self.folder / "journal.log"
