@@ -9,6 +9,7 @@ import numpy as np
 
 from medpeft_cli.files import unwritable
 from medpeft_cli.runs.lock import run_lock
+from medpeft_cli.runs.stop import note_progress
 
 KEY = 32  # hex digits of a key
 
@@ -69,6 +70,7 @@ class RowStore:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        note_progress()
         self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
 
     def _read_keys(self) -> None:

@@ -19,7 +19,7 @@ from medpeft_cli.console import console
 from medpeft_cli.errors import RunError
 from medpeft_cli.files import unwritable
 from medpeft_cli.runs import slurm
-from medpeft_cli.runs.stop import leave_if_asked
+from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 BEAT_SECONDS = 30.0  # between two signs of life: the time of the file
 STALE_SECONDS = 300.0  # without a sign of life before an owner on another machine is watched
@@ -111,6 +111,7 @@ def _awaited_start(run_dir: Path) -> Path:
         if not told:
             console.say(f"waiting for {owner or 'another process'}, which works in {run_dir}")
         told = True
+        note_progress()
         leave_if_asked()
         time.sleep(LOOK_SECONDS)
 
