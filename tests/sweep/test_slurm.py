@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -138,6 +139,18 @@ def test_sbatchs_words_are_shown(cells, tools, medpeft):
     error = medpeft("sweep", "submit", "grid.yaml").exception
     assert isinstance(error, RunError) and "invalid partition specified: gpuu" in error.message
     assert "--array=1-20" in error.hint
+
+
+def test_a_full_disk_submits_nothing(cells, tools, medpeft, tmp_path):
+    tools(sbatch=f"touch {tmp_path}/called")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # less than the list takes
+    try:
+        error = medpeft("sweep", "submit", "grid.yaml").exception
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(error, RunError) and "runs.tsv: cannot be written" in error.message and "free space" in error.hint
+    assert not (tmp_path / "called").exists()
 
 
 def test_without_sbatch_the_next_step_is_named(cells, medpeft, tmp_path, monkeypatch):
