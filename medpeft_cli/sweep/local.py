@@ -16,7 +16,6 @@ from medpeft_cli.errors import RecipeError
 from medpeft_cli.files import unwritable
 from medpeft_cli.recipe.grid import Cell
 from medpeft_cli.runs.environment import cores
-from medpeft_cli.runs.skip import run_directory
 from medpeft_cli.runs.stop import NO_REQUEUE, asked_to_leave, leave_if_asked
 from medpeft_cli.sweep.status import Standing, standing
 
@@ -84,7 +83,7 @@ class Sweep:
                 job.process.kill()
 
     def _start(self, cell: Cell) -> None:
-        run_dir = run_directory(cell.path, cell.recipe, self.results)
+        run_dir = cell.run_dir(self.results)
         now = standing(run_dir)  # others may have been at work since the grid was read
         if now.state != "to do":
             (self.elsewhere if now.state == "running" else self.ended).append(now)

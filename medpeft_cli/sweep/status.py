@@ -11,7 +11,6 @@ from medpeft_cli.recipe.grid import Cell
 from medpeft_cli.report.records import record_files
 from medpeft_cli.runs.lock import holder
 from medpeft_cli.runs.record import Record
-from medpeft_cli.runs.skip import run_directory
 
 STATES = ("done", "failed", "running", "to do")
 
@@ -76,7 +75,7 @@ def standing(run_dir: Path) -> Standing:
 
 def standings_of(cells: Iterable[Cell], results: Path) -> list[Standing]:
     """Tell how each cell of a grid stands, in their order."""
-    return [standing(run_directory(cell.path, cell.recipe, results)) for cell in cells]
+    return [standing(cell.run_dir(results)) for cell in cells]
 
 
 def groups_of_results(results: Path) -> list[Group]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.recipe.grid import expand
 from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.sweep.plan import breakdown, time_left
 from medpeft_cli.sweep.show import duration
@@ -135,6 +136,23 @@ def test_status_of_a_folder_and_of_a_grid(cells, record, tmp_path, medpeft):
     told = json.loads(medpeft("--json", "sweep", "status", "results").output)
     assert (told["count"], told["done"], [run["state"] for run in told["runs"]]) == (3, 2, ["done", "failed", "done"])
     assert isinstance(medpeft("sweep", "status", "nothing.yaml").exception, RecipeError)
+
+
+def test_set_is_part_of_every_command(cells, medpeft, tmp_path):
+    setting = "evaluate.bootstrap=7"
+    assert f"--set {setting}" in medpeft("sweep", "plan", "grid.yaml", "--commands", "--set", setting).output
+    assert "20 runs: 20 to do" in medpeft("sweep", "status", "grid.yaml", "--set", setting).output
+    medpeft("sweep", "submit", "grid.yaml", "--dry-run", "--set", setting)
+    lines = (tmp_path / "results/sweeps/grid-1/runs.tsv").read_text().splitlines()
+    assert len(lines) == 20 and all(f"--set {setting}" in line for line in lines)
+
+
+def test_retry_names_itself_with_set(cells, record, medpeft, tmp_path):
+    (other, *_) = expand(tmp_path / "grid.yaml", ["train.lr=0.25"])
+    record(other, "failed", error="RunError: x")
+    assert "0 runs failed" in medpeft("sweep", "retry", "grid.yaml").output
+    text = medpeft("sweep", "retry", "grid.yaml", "--set", "train.lr=0.25").output
+    assert "medpeft sweep retry grid.yaml --failed --set=train.lr=0.25" in text and "1 run failed" in text
 
 
 def test_watch_ends_when_nothing_is_left(cells, record, medpeft):
