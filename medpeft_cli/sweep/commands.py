@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import RecipeError, RunError
+from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.options import Demo, Results, Set, examples
 
 sweep_app = typer.Typer(
@@ -197,9 +197,13 @@ def retry(
 
     standings = standings_of(expand(grid, overrides, demo=demo), results)
     lines = listed_failures(standings, None if failed else retry_command(grid, overrides, results, demo))
-    found = put_back(standings) if failed else failures(standings)
+    found, problems = put_back(standings) if failed else (failures(standings), [])
     lines.append(f"{len(found):,} run{'' if len(found) == 1 else 's'} {'put back' if failed else 'failed'}")
     console.result([stands.row() for stands in found], "\n".join(lines))
+    for error in problems:
+        console.error(error)
+    if problems:
+        raise typer.Exit(DataError.exit_code)
 
 
 @sweep_app.command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.grid import expand
 from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.sweep.plan import breakdown, time_left
@@ -56,12 +56,50 @@ def test_every_status_of_a_record_has_its_state(cells, record, tmp_path):
         ("[]", "schema version None, wanted 1"),
     ],
 )
-def test_a_record_that_cannot_be_read_counts_as_failed_and_cannot_be_retried(cells, record, tmp_path, text, why):
+def test_a_record_that_cannot_be_read_counts_as_failed_and_holds_no_other_back(
+    cells, record, tmp_path, medpeft, text, why
+):
     (record(cells[0], "finished") / "record.json").write_text(text)
+    record(cells[1], "failed", error="RunError: x")
     (found, *_) = standings_of(cells, tmp_path / "results")
     assert found.state == "failed" and why in found.note
-    with pytest.raises(DataError, match=why):
-        put_back([found])
+    result = medpeft("sweep", "retry", "grid.yaml", "--failed")
+    assert result.exit_code == 3 and "1 run put back" in result.stdout
+    assert why in result.stderr and "hint: use another --results folder" in result.stderr
+    assert now(cells, tmp_path)[:2] == ["failed", "to do"]
+    assert (found.run_dir / "record.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"timing": None, "environment": [], "search": "x"},
+        {
+            "timing": {"train_seconds": "long", "eval_seconds": None, "generate_seconds": True},
+            "search": {"seconds": {}},
+        },
+    ],
+)
+def test_a_damaged_section_of_a_finished_record_is_passed_over(cells, record, tmp_path, medpeft, damage):
+    record(cells[0], "finished", **damage)
+    (found, *_) = standings_of(cells, tmp_path / "results")
+    assert (found.state, found.seconds, found.device_seconds, found.search_seconds) == ("done", 0, 0, 0)
+    for command in ("status", "plan"):
+        assert "1 done" in medpeft("sweep", command, "grid.yaml").output
+
+
+def test_a_status_that_is_no_word_is_shown(cells, record, tmp_path):
+    record(cells[0], ["odd"])
+    assert standings_of(cells, tmp_path / "results")[0].note == "['odd']"
+
+
+def test_retry_leaves_alone_what_has_changed_since_it_was_listed(cells, record, tmp_path):
+    held, again = (record(cell, "failed", error="RunError: x") for cell in cells[:2])
+    found = standings_of(cells, tmp_path / "results")
+    (again / "record.json").write_text((again / "record.json").read_text().replace('"failed"', '"finished"'))
+    with run_lock(held):
+        assert put_back(found) == ([], [])
+    assert now(cells, tmp_path)[:2] == ["failed", "done"]
 
 
 def test_retry_lists_failed_runs_and_puts_them_back_when_told(cells, record, tmp_path, medpeft):
@@ -93,9 +131,23 @@ def test_the_time_left_is_that_of_the_runs_most_alike(cells, record, tmp_path):
 
 
 def test_a_search_counts_once_for_the_seeds_of_a_cell(cells, record, tmp_path):
-    record(cells[0], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 800.0})
-    left, known = time_left(cells, standings_of(cells, tmp_path / "results"))
-    assert (left, known) == (4 * 100.0 + 15 * 900.0, 1)
+    cells = expand(tmp_path / "grid.yaml", ["search={trials: 3, space: {train.weight_decay: {linear: [0, 1]}}}"])
+
+    def left():
+        return time_left(cells, standings_of(cells, tmp_path / "results"))
+
+    # of 800 s of trials this run did 500, another seed the others
+    record(cells[0], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 500.0}, search={"seconds": 800.0})
+    assert left() == (19 * 100.0 + 3 * 800.0, 1)
+    record(cells[1], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 300.0}, search={"seconds": 800.0})
+    assert left() == (18 * 100.0 + 3 * 800.0, 2)
+    record(cells[10], "finished", timing=timing(90.0, 10.0), search={"seconds": 400.0})  # lora, 10 %
+    assert left() == (17 * 100.0 + 2 * 600.0, 3)  # at 100 % nothing is known yet
+
+
+def test_every_process_of_a_run_counts(cells, record, tmp_path):
+    record(cells[0], "finished", timing=timing(90.0, 10.0), environment={"processes": 4})
+    assert time_left(cells, standings_of(cells, tmp_path / "results")) == (19 * 400.0, 1)
 
 
 def test_plan_counts_the_searches(cells, medpeft):
