@@ -94,18 +94,19 @@ def run(
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1 (CUDA_VISIBLE_DEVICES)."),
+        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1. Default: those that are here."),
     ] = None,
     demo: Demo = False,
 ) -> None:
     """Do the runs of a grid on this machine, several at a time.
 
-    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C saves a checkpoint of
-    every run and stops. Several of these at once, also on several hosts with one file system, share the work.
+    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C or a closed terminal
+    saves a checkpoint of every run and stops. Several of these at once, also on several hosts with one file system, share
+    the work.
     """
     from medpeft_cli.runs.stop import stoppable
 
-    with stoppable():
+    with stoppable(hangup=True):
         from medpeft_cli.recipe.grid import expand
         from medpeft_cli.runs.environment import cores
         from medpeft_cli.sweep.local import Sweep, devices_of
