@@ -32,7 +32,10 @@ def plan(
     results: Results = Path("results"),
     demo: Demo = False,
     commands: Annotated[
-        bool, typer.Option("--commands", help="Print one `medpeft finetune …` line for each run that is to do.")
+        bool,
+        typer.Option(
+            "--commands", help="Print one `medpeft finetune …` line for each run; `# done` and the like stand behind."
+        ),
     ] = False,
 ) -> None:
     """Count the runs of a grid: how many there are, how they stand, how long the rest will take."""
@@ -45,8 +48,7 @@ def plan(
     standings = standings_of(cells, results)
     if commands:
         for cell, stands in zip(cells, standings, strict=True):
-            if stands.state == "to do":
-                print(cell.command(results))
+            print(cell.command(results) + ("" if stands.state == "to do" else f"  # {stands.state}"))
         return
     remaining = time_left(cells, standings)
     groups = [

@@ -157,7 +157,7 @@ def test_plan_counts_the_searches(cells, medpeft):
     assert "4 searches of 3 trials, each shared by all seeds\n" in medpeft("sweep", "plan", "grid.yaml").output
 
 
-def test_plan_counts_and_prints_the_commands_of_what_is_to_do(cells, record, medpeft):
+def test_plan_counts_and_prints_the_command_of_every_run(cells, record, medpeft):
     record(cells[0], "finished", timing=timing(90.0, 10.0))
     record(cells[1], "failed", error="RunError: x")
     told = json.loads(medpeft("--json", "sweep", "plan", "grid.yaml").output)
@@ -170,7 +170,8 @@ def test_plan_counts_and_prints_the_commands_of_what_is_to_do(cells, record, med
     ]  # fmt: skip
     assert [run["command"] for run in told["runs"]] == [cell.command(type(cell.path)("results")) for cell in cells]
     lines = medpeft("sweep", "plan", "grid.yaml", "--commands").output.splitlines()
-    assert lines == [run["command"] for run in told["runs"] if run["state"] == "to do"]
+    marks = ["  # done", "  # failed", *[""] * 18]
+    assert lines == [run["command"] + mark for run, mark in zip(told["runs"], marks, strict=True)]
     text = medpeft("sweep", "plan", "grid.yaml").output
     assert "20 runs: 1 done, 1 failed, 18 to do" in text
     assert "time left: about 32 min on one device, judging by 1 finished run\n" in text
