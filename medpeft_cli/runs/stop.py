@@ -33,14 +33,20 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(*, hangup: bool = False) -> Iterator[None]:
     """Listen to both signals. To be entered before torch is imported, which takes seconds in which they would kill.
+
+    Args:
+        hangup: a closed terminal is a SIGTERM too, unless nohup says otherwise.
 
     Raises:
         Stopped: passed on from within, after SLURM was asked to start the job again where that is due.
     """
     global _received, _progressed
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    numbers = [signal.SIGTERM, signal.SIGUSR2]
+    if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield
     except Stopped as stop:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import RecipeError, RunError
-from medpeft_cli.options import Demo, Results, examples
+from medpeft_cli.errors import DataError, RecipeError, RunError
+from medpeft_cli.options import Demo, Results, Set, examples
 
 sweep_app = typer.Typer(
     help="Many runs at once: count them, run them here or on SLURM, see how they stand.",
@@ -28,10 +28,14 @@ Grid = Annotated[
 )
 def plan(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
     commands: Annotated[
-        bool, typer.Option("--commands", help="Print one `medpeft finetune …` line for each run that is to do.")
+        bool,
+        typer.Option(
+            "--commands", help="Print one `medpeft finetune …` line for each run; `# done` and the like stand behind."
+        ),
     ] = False,
 ) -> None:
     """Count the runs of a grid: how many there are, how they stand, how long the rest will take."""
@@ -40,12 +44,11 @@ def plan(
     from medpeft_cli.sweep.show import left, listed_failures, retry_command, sentence
     from medpeft_cli.sweep.status import STATES, counts, groups_of_grid, standings_of
 
-    cells = expand(grid, demo=demo)
+    cells = expand(grid, overrides, demo=demo)
     standings = standings_of(cells, results)
     if commands:
         for cell, stands in zip(cells, standings, strict=True):
-            if stands.state == "to do":
-                print(cell.command(results))
+            print(cell.command(results) + ("" if stands.state == "to do" else f"  # {stands.state}"))
         return
     remaining = time_left(cells, standings)
     groups = [
@@ -68,7 +71,7 @@ def plan(
         *lines,
         *filter(None, [searches(cells)]),
         left(remaining),
-        *listed_failures(standings, retry_command(grid, results, demo)),
+        *listed_failures(standings, retry_command(grid, overrides, results, demo)),
     ]:
         print(line)
 
@@ -80,6 +83,7 @@ def plan(
 )
 def run(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     jobs: Annotated[
         int | None,
@@ -92,25 +96,26 @@ def run(
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1 (CUDA_VISIBLE_DEVICES)."),
+        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1. Default: those that are here."),
     ] = None,
     demo: Demo = False,
 ) -> None:
     """Do the runs of a grid on this machine, several at a time.
 
-    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C saves a checkpoint of
-    every run and stops. Several of these at once, also on several hosts with one file system, share the work.
+    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C or a closed terminal
+    saves a checkpoint of every run and stops. Several of these at once, also on several hosts with one file system, share
+    the work.
     """
     from medpeft_cli.runs.stop import stoppable
 
-    with stoppable():
+    with stoppable(hangup=True):
         from medpeft_cli.recipe.grid import expand
         from medpeft_cli.runs.environment import cores
         from medpeft_cli.sweep.local import Sweep, devices_of
         from medpeft_cli.sweep.show import listed_failures, live_view, retry_command, sentence
         from medpeft_cli.sweep.status import counts, standings_of
 
-        cells = expand(grid, demo=demo)
+        cells = expand(grid, overrides, demo=demo)
         before = standings_of(cells, results)
         devices = devices_of(gpus, jobs, demo)
         console.say(sentence(before))
@@ -120,7 +125,10 @@ def run(
             sweep.run(show)
     after = standings_of(cells, results)
     unrecorded = [stands for stands in sweep.ended if stands.state == "failed" and stands not in after]
-    for line in [sentence(after), *listed_failures([*after, *unrecorded], retry_command(grid, results, demo))]:
+    for line in [
+        sentence(after),
+        *listed_failures([*after, *unrecorded], retry_command(grid, overrides, results, demo)),
+    ]:
         console.say(line)
     console.result({"count": len(cells), **counts(after)})
     if any(stands.state == "failed" for stands in [*after, *unrecorded]):
@@ -135,6 +143,7 @@ def status(
         Path,
         typer.Argument(metavar="RESULTS|GRID", help="Folder of runs, or a grid file: then also what is not begun."),
     ],
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
     watching: Annotated[bool, typer.Option("--watch", help="Look again every 5 s until nothing is left.")] = False,
@@ -152,7 +161,7 @@ def status(
     else:
         from medpeft_cli.recipe.grid import expand
 
-        cells, again = expand(target, demo=demo), show.retry_command(target, results, demo)
+        cells, again = expand(target, overrides, demo=demo), show.retry_command(target, overrides, results, demo)
 
         def read() -> tuple[list[Group], list[Standing]]:
             standings = standings_of(cells, results)
@@ -177,6 +186,7 @@ def status(
 def retry(
     grid: Grid,
     failed: Annotated[bool, typer.Option("--failed", help="Put them back; without it they are only listed.")] = False,
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
 ) -> None:
@@ -188,11 +198,15 @@ def retry(
     from medpeft_cli.sweep.show import listed_failures, retry_command
     from medpeft_cli.sweep.status import failures, put_back, standings_of
 
-    standings = standings_of(expand(grid, demo=demo), results)
-    lines = listed_failures(standings, None if failed else retry_command(grid, results, demo))
-    found = put_back(standings) if failed else failures(standings)
+    standings = standings_of(expand(grid, overrides, demo=demo), results)
+    lines = listed_failures(standings, None if failed else retry_command(grid, overrides, results, demo))
+    found, problems = put_back(standings) if failed else (failures(standings), [])
     lines.append(f"{len(found):,} run{'' if len(found) == 1 else 's'} {'put back' if failed else 'failed'}")
     console.result([stands.row() for stands in found], "\n".join(lines))
+    for error in problems:
+        console.error(error)
+    if problems:
+        raise typer.Exit(DataError.exit_code)
 
 
 @sweep_app.command(
@@ -203,6 +217,7 @@ def retry(
 )
 def submit(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="As sbatch takes it.")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="T", help="Limit of each run, such as 4:00:00.")] = None,
@@ -242,7 +257,7 @@ def submit(
     from medpeft_cli.sweep.show import sentence
     from medpeft_cli.sweep.status import standings_of
 
-    cells = expand(grid, demo=demo)
+    cells = expand(grid, overrides, demo=demo)
     standings = standings_of(cells, results)
     console.say(sentence(standings))
     todo = [cell for cell, stands in zip(cells, standings, strict=True) if stands.state in ("to do", "running")]
