@@ -73,26 +73,27 @@ def _numbers(table: Table) -> Iterator[tuple[Key, str]]:
                 yield (*names, "parameters"), text.count(run.parameters.method)
                 yield (*names, "head"), text.count(run.parameters.head)
     for block in table.blocks:
-        yield from _summaries(table, block, block.rows[0], metric)
+        yield from _summaries(table, block, metric)
     if table.combined:
-        yield from _summaries(table, table.combined, None, metric)
+        yield from _summaries(table, table.combined, metric)
 
 
-def _summaries(table: Table, block: Block, row: int | None, metric: str) -> Iterator[tuple[Key, str]]:
+def _summaries(table: Table, block: Block, metric: str) -> Iterator[tuple[Key, str]]:
     for j, (mean, rank) in enumerate(zip(block.means, block.ranks, strict=True)):
-        run = next((run for cells in table.cells for run in (*cells[j].runs, *cells[j].others)), None)
-        if run is None:
+        row = next((i for i in block.rows if table.cells[i][j].runs), None)
+        if row is None:
             continue
-        setting = "all" if row is None else _setting(table, row, j, without=table.across)
-        if mean is not None and row is not None:
-            yield (setting, "mean", _slug(run.method), metric), f"{mean:.{table.info.digits}f}"
+        method = _slug(table.cells[row][j].runs[0].method)
+        setting = "all" if block is table.combined else _setting(table, row, j, without=table.across)
+        if mean is not None and block is not table.combined:
+            yield (setting, "mean", method, metric), f"{mean:.{table.info.digits}f}"
         if rank is not None:
-            yield (setting, "rank", _slug(run.method), metric), f"{rank:.2f}"
+            yield (setting, "rank", method, metric), f"{rank:.2f}"
 
 
 def _setting(table: Table, i: int, j: int, without: str = "dataset") -> str:
     """Return what a cell has beside dataset and method: backbone, share if not all, version, variant."""
-    run = next(run for cell in table.cells[i] for run in (*cell.runs, *cell.others))
+    run = table.cells[i][j].runs[0]
     labels = {**table.rows[i], **table.columns[j]}
     version = labels.get("dataset", "").removeprefix(run.card.title if run.card else "")
     words = [labels.get("backbone", str(run.backbone_title))]

@@ -199,6 +199,10 @@ def notes(table: Table, revisions: Iterable[int]) -> list[str]:
     said = []
     if len(set(revisions)) > 1:
         said.append(f"Results revision {table.results_revision} only: runs of different revisions are never averaged")
+    if table.added:
+        said.append(
+            f"Not asked for as rows, but not equal in all runs, and so rows too: {', '.join(table.added)}. --where chooses one of each"
+        )
     if _versions_apart(table):
         said.append("A dataset has several versions (pictures, splits or card): no average, mean or rank joins them")
     if any(column["variant"] for column in table.columns):

@@ -71,6 +71,19 @@ def test_demo_and_old_revisions_are_named_so(record, results):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"), [("dataset", "method"), ("dataset", "fraction"), ("method", "dataset"), ("seed", "backbone")]
+)
+def test_a_macro_names_the_run_of_its_number_whatever_the_rows(record, results, rows, columns):
+    full = record("isic", "full", value=0.6, backbone="vit_b", fraction=0.1)
+    ssf = record("isic", "ssf", value=0.7, backbone="vit_l")
+    found = numbers(build_report(results(full, ssf), Question(rows=(rows,), columns=(columns,))))
+    seed = "-seed0" if rows == "seed" else ""
+    assert found["", f"vitb-f10{seed}", "isic", "full", "f1macro"] == "0.600"
+    assert found["", f"vitl{seed}", "isic", "ssf", "f1macro"] == "0.700"
+    assert len({key[1] for key in found if key[1]}) == 2
+
+
 def test_names_that_differ_in_signs_alone_define_nothing(record, results):
     report = build_report(results(record(backbone="vit_a", value=0.7), record(backbone="vit.a", value=0.8)))
     assert not any(key[4] == "f1macro" for key in numbers(report))
