@@ -120,6 +120,11 @@ class Table:
         return sorted(numbers, key=lambda number: (-numbers[number], -number))
 
     @property
+    def judged(self) -> str:
+        """How the generated pictures of all its runs were made and compared; "" for other tables."""
+        return next((run.judged for run in self.runs if run.judged), "")
+
+    @property
     def runs(self) -> list[Run]:
         """All runs behind the values."""
         return [run for row in self.cells for cell in row for run in cell.runs]

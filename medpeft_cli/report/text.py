@@ -133,8 +133,8 @@ def protocol(table: Table) -> list[str]:
     better = "higher" if table.info.higher_is_better else "lower"
     cells = [cell for row in table.cells for cell in row if cell.values]
     said = [capitalised(f"{table.info.definition}, {better} is better, on the test split ({_test_images(table)}).")]
-    if judged := next((run.judged for run in table.runs if run.judged), ""):
-        said.append(f"{capitalised(clean(judged, 400))}.")
+    if table.judged:
+        said.append(f"{capitalised(clean(table.judged, 400))}.")
     if table.spec.name.startswith("table"):
         said.insert(0, f"Layout of Table {table.spec.name[5:]} of Dutt et al. (MIDL 2024).")
     if any(row_label(table, i) != clean(row[table.across]) for i, row in enumerate(table.rows)):
@@ -194,9 +194,15 @@ def parameter_protocol() -> list[str]:
     ]
 
 
-def notes(table: Table, revisions: Iterable[int]) -> list[str]:
-    """Return what the reader has to know beside the caption: what is apart, what has no value and why."""
-    said = []
+def notes(table: Table, revisions: Iterable[int], filtered: str = "") -> list[str]:
+    """Return what the reader has to know beside the caption: what is apart, what has no value and why.
+
+    Args:
+        table: of results.
+        revisions: of the results in the whole report.
+        filtered: which runs were asked for, and how many others there are; "" for all.
+    """
+    said = [filtered] if filtered else []
     if len(set(revisions)) > 1:
         said.append(f"Results revision {table.results_revision} only: runs of different revisions are never averaged")
     if table.added:

@@ -1,5 +1,7 @@
 """LaTeX as a whole: every kind of table and every macro, compiled by pdflatex where there is one."""
 
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -8,6 +10,7 @@ import pytest
 
 from medpeft_cli.report import Question, build_report, files, render
 from medpeft_cli.report.macros import macros
+from tests.report.run_folder import fill, generated
 from tests.report.test_paper import paper_records
 from tests.report.test_render import HOSTILE, latex_problems
 
@@ -84,9 +87,52 @@ def test_a_macro_names_the_run_of_its_number_whatever_the_rows(record, results, 
     assert len({key[1] for key in found if key[1]}) == 2
 
 
-def test_names_that_differ_in_signs_alone_define_nothing(record, results):
+def test_names_that_differ_in_signs_alone_are_not_defined_and_named(record, results):
     report = build_report(results(record(backbone="vit_a", value=0.7), record(backbone="vit.a", value=0.8)))
     assert not any(key[4] == "f1macro" for key in numbers(report))
+    assert "% not defined, as its name is that of 2 numbers: {}{vita}{isic}{ssf}{f1macro}" in macros(report)
+
+
+def test_points_and_exponents_of_numbers_tell_names_apart(record, results):
+    amounts = [record(fraction=share, value=share) for share in (0.125, 0.0125)]
+    rates = [record("smdg", value=lr / 100, recipe={"train": {"lr": lr}}) for lr in (1e-05, 1e05, 0.15, 1.5)]
+    found = numbers(build_report(results(*amounts, *rates)))
+    settings = {key[1].removeprefix("vitbasepatch16224-") for key in found if key[4] == "f1macro" and key[1]}
+    assert settings == {"f12p5", "f1p25", "lr1em05", "lr100000p0", "lr0p15", "lr1p5"}
+
+
+def test_pictures_that_were_judged_in_two_ways_have_two_numbers_and_no_short_one(record, results):
+    runs = [generated(record, "bias", seed, fid) for seed, fid in enumerate((20.0, 90.0))]
+    for run, name in zip(runs, ("xrv", "inception"), strict=True):
+        run["metrics"]["test"]["protocol"] = {"encoder": {"name": name, "sha256": 64 * "a"}}
+        run["metrics"]["test"]["generation"] = {"steps": 50}
+    report = build_report(results(*runs))
+    found = {key[:2]: value for key, value in numbers(report).items() if key[4] == "fid"}
+    assert found == {("", "sd-way1"): "90.00", ("", "sd-way2"): "20.00"}
+    assert "% way1: features of inception (aaaaaaaa)" in macros(report)
+    lines = list(csv.DictReader(io.StringIO(render(report, "csv"))))
+    assert [line["table"] for line in lines] == ["table4-fid", "table4-fid-2"]
+    assert [line["judged"].split(",")[0] for line in lines] == [
+        "features of inception (aaaaaaaa)", "features of xrv (aaaaaaaa)",
+    ]  # fmt: skip
+
+
+def test_the_papers_numbers_and_the_tests_have_macros(record, results):
+    runs = paper_records(record, "table2")
+    folder = fill(results(*runs))
+    report = build_report(folder, Question(against_paper=True, baseline="full"))
+    found = numbers(report)
+    assert found["", "", "isic", "ssf", "f1macropaper"] == r"0.89 $\pm$ 0.009"
+    assert (
+        found["", "", "mean", "full", "f1macropaper"] == "0.77"
+        and found["", "", "rank", "ssf", "f1macropaper"] == "1.2"
+    )
+    assert re.fullmatch(r"(\$-\$|\+)?0\.\d{3}", found["", "", "isic", "ssf", "f1macrodiff"])
+    assert re.fullmatch(r"[01]\.\d{3}|\$<\$ 0\.001", found["", "", "isic", "ssf", "f1macropmcnemar"])
+    assert found["", "", "mean", "ssf", "f1macrodiff"] == "+0.068"
+    kinds = {key[4].removeprefix("f1macro") for key in found if key[2:4] == ("mean", "ssf")}
+    assert kinds == {"", "paper", "diff", "difflow", "diffhigh", "pnemenyi"}
+    assert not any("ssf" in key and "diff" in key[4] for key in numbers(build_report(folder)))
 
 
 def test_methods_as_rows_are_compared_downwards(record, results):
