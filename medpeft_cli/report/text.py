@@ -211,6 +211,7 @@ def notes(table: Table, revisions: Iterable[int], filtered: str = "") -> list[st
         )
     if _versions_apart(table):
         said.append("A dataset has several versions (pictures, splits or card): no average, mean or rank joins them")
+    said += _unranked(table)
     if any(column["variant"] for column in table.columns):
         said.append("Recipes of one method differ: each has a column that names what differs")
     for row, cells in zip(table.rows, table.cells, strict=True):
@@ -221,6 +222,27 @@ def notes(table: Table, revisions: Iterable[int], filtered: str = "") -> list[st
     others = [run for row in table.cells for cell in row for run in cell.others]
     undefined = f"{table.info.title} is undefined"
     said += sorted(f"{clean(run.id, 120)}: {undefined if run.test else clean(run.reason, 200)}" for run in others)
+    return said
+
+
+def _unranked(table: Table) -> list[str]:
+    """Return why blocks of several rows have no average rank, where they could have one."""
+    if table.across not in ("dataset", table.spec.across) or _versions_apart(table):
+        return []
+    said = []
+    for block in [table.combined] if table.combined else table.blocks:
+        values = [[bool(table.cells[i][j].values) for i in block.rows] for j in range(len(table.columns))]
+        used = [j for j, column in enumerate(values) if any(column)]
+        if block.ranked_rows or len(block.rows) < 2 or len(used) < 2:
+            continue
+        complete = sum(all(values[j][k] for j in used) for k in range(len(block.rows)))
+        partial = [column_title(table.columns[j]) for j in used if not all(values[j])]
+        over = "rows" if table.combined else OVER.get(table.across, "rows")
+        where = f"{heading(table, block)}: " if len(table.blocks) > 1 and not table.combined else ""
+        rest = f"; all {len(block.rows)} have, without {', '.join(partial)}" if len(used) - len(partial) > 1 else ""
+        said.append(
+            f"{where}No average rank: {complete} of {len(block.rows)} {over} have a value of every method{rest}"
+        )
     return said
 
 

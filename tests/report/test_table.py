@@ -292,6 +292,20 @@ def test_mean_needs_every_dataset_and_rank_only_complete_rows(record, tables):
     assert block.mean_marks == ("second", "", "best") and block.rank_marks == ("", "best", "second")
 
 
+def test_ranks_that_an_odd_run_takes_away_are_named(record, tables):
+    datasets = ("breastus", "isic", "smdg")
+    whole = [record(d, m, value=v) for d in datasets for m, v in (("full", 0.7), ("ssf", 0.8))]
+    (table,) = tables(*whole, record("isic", "norm"))
+    assert table.blocks[0].ranked_rows == 0
+    said = "No average rank: 1 of 3 datasets have a value of every method; all 3 have, without LayerNorm tuning"
+    assert said in notes(table, [1])
+    (table,) = tables(record("isic", "full"), record("smdg", "ssf"), record("isic", "lora"))
+    assert "No average rank: 0 of 2 datasets have a value of every method" in notes(table, [1])
+    for others in ([], [record("isic", manifest="b" * 64)], [record("isic", "full", fraction=0.1)]):
+        (table,) = tables(*whole, *others)
+        assert not any("No average rank" in note for note in notes(table, [1]))
+
+
 def test_parameters_are_of_method_and_head_with_their_range(record, tables):
     (table,) = tables(record("isic", classes=("a", "b")), record("smdg", classes=("a", "b", "c")))
     assert table.blocks[0].parameters == (((203_520,), (1538, 2307)),)
