@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from xml.etree import ElementTree
 
 import numpy as np
@@ -193,8 +194,34 @@ def test_figures_are_written_as_pdf_and_png(record, results, tmp_path):
 
 def test_captions_name_crossovers_and_the_ranks_power(record, results):
     found = {drawing.name: drawing.caption for drawing in drawings(build_report(fill(results(*everything(record)))))}
-    assert "Crossovers with full fine-tuning: LoRA at 16 %, SSF at 22 %." in found["fractions-vit-ham10000"]
+    assert "Crossovers with Full FT: LoRA at 16 %, SSF at 22 %." in found["fractions-vit-ham10000"]
     assert "over 2 datasets" in found["ranks-vit"] and "no two methods are further apart" in found["ranks-vit"]
+
+
+def test_a_caption_on_crossovers_names_what_is_crossed(record, results):
+    def caption(*curves):
+        runs = [
+            record(m, fraction=f, value=v, **more)
+            for m, more, *values in curves
+            for f, v in zip((0.1, 1), values, strict=True)
+        ]
+        folder = results(*runs)
+        (found,) = [
+            drawing.caption for drawing in drawings(build_report(folder)) if drawing.name.startswith("fractions")
+        ]
+        shutil.rmtree(folder)
+        return found
+
+    record = partial(record, "isic")
+    ssf, full, once = (
+        ("ssf", {}, 0.6, 0.7),
+        ("full", {}, 0.5, 0.9),
+        ("full", {"recipe": {"train": {"lr": 1.0}}}, 0.4, 0.6),
+    )
+    assert "No curve of full fine-tuning to cross." in caption(ssf, ("lora", {}, 0.5, 0.8))
+    assert "Crossovers with Full FT: SSF at 22 %." in caption(ssf, full)
+    assert "No curve crosses that of Full FT." in caption(ssf, ("full", {}, 0.5, 0.6))
+    assert "Crossovers with Full FT (lr 0.001): SSF at 22 %." in caption(ssf, full, once)
 
 
 def test_demo_and_real_results_are_in_figures_of_their_own(record, results):
