@@ -17,6 +17,7 @@ from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.join import answerable
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
+from medpeft_cli.engine.spending import ENERGY_MEASURE, energy_counter
 from medpeft_cli.engine.together import told
 from medpeft_cli.engine.track import tracked
 from medpeft_cli.errors import DataError, RunError
@@ -167,7 +168,9 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     recipe, adapted, device, run_dir = assembly.recipe, assembly.adapted, assembly.device, record.run_dir
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
-        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow)
+        state, best, memory = fit(
+            adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow, energy_counter(device)
+        )
     if follows():
         return
     leave_if_asked()
@@ -191,6 +194,7 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
             "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
         },
         memory=memory | {"device": str(device)},
+        energy={} if state.joules is None else {"train_joules": round(state.joules, 1), "measure": ENERGY_MEASURE},
         selection={
             "metric": select,
             "epoch": state.best_epoch,

@@ -113,7 +113,7 @@ class Run(Part):
     created: str | None = None
     timing: dict[str, float | None] = {}
     memory: Free = {}
-    energy: dict[str, float | None] = {}
+    energy: Free = {}
     selection: Free = {}
     environment: Free = {}
     folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says

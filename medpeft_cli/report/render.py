@@ -217,7 +217,11 @@ def _left_out_csv(report: Report) -> str:
 
 def _tests_csv(report: Report) -> str:
     """Return one line a comparison on a test split; nothing where none was asked for."""
-    found = as_data(report).get("tests", [])
+    if not report.tests:
+        return ""
+    from medpeft_cli.report.comparison_sheets import comparison_data
+
+    found = [comparison_data(each) for each in report.tests]
     splits = [(each["baseline"], split) for each in found for split in each["test_splits"]]
     lines = [
         {"baseline": baseline} | {key: value for key, value in split.items() if key != "methods"} | method

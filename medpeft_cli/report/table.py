@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
 
 from medpeft_cli.metrics.names import METRIC_INFO, MetricInfo
@@ -113,7 +114,7 @@ class Table:
     combined: Block | None = None
     added: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """The numbers of seeds that occur in cells, the most frequent first."""
         numbers = Counter(len(cell.values) for row in self.cells for cell in row if cell.values)
@@ -124,7 +125,13 @@ class Table:
         """How the generated pictures of all its runs were made and compared; "" for other tables."""
         return next((run.judged for run in self.runs if run.judged), "")
 
-    @property
+    @cached_property
+    def usual_seeds(self) -> list[int]:
+        """As many seeds as most cells have, those that most runs have; finished or not."""
+        tried = Counter(run.seed for row in self.cells for cell in row for run in (*cell.runs, *cell.others))
+        return [seed for seed, _ in tried.most_common(max(self.seeds[0] if self.seeds else 1, 1))]
+
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs behind the values."""
         return [run for row in self.cells for cell in row for run in cell.runs]

@@ -18,8 +18,9 @@ DEMO = "DEMO (synthetic data, bundled tiny backbone)"
 
 def clean(text: str, longest: int = LONGEST) -> str:
     """Return text from data on one line: no control or direction-changing characters, shortened to `longest`."""
-    spaced = " ".join(str(text).split())
-    shown = "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn") else sign for sign in spaced)
+    shown = " ".join(str(text).split())
+    if not shown.isprintable():
+        shown = "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn") else sign for sign in shown)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 

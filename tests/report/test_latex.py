@@ -7,15 +7,19 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medpeft_cli.report import Question, build_report, files, render
+from medpeft_cli.report.latex import COLUMNS
 from medpeft_cli.report.macros import macros
 from tests.report.run_folder import fill, generated
 from tests.report.test_paper import paper_records
 from tests.report.test_render import HOSTILE, latex_problems
 
 PDFLATEX = shutil.which("pdflatex")
+PDFTOPPM = shutil.which("pdftoppm")
 DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs,graphicx}
 \input{numbers}
@@ -209,6 +213,32 @@ def test_the_papers_tables_fit_the_page(record, results, question, seeds, tmp_pa
     records = [again(each, seed) for each in once for seed in range(seeds)]
     said = compiled(build_report(results(*records), question), tmp_path / "tex")
     assert "Overfull" not in said and "Float too large" not in said
+    if PDFTOPPM:
+        for page in pages(tmp_path / "tex"):
+            dark = page < 128
+            height, width = page.shape
+            assert dark.mean() > 0.002, "a blank page"
+            assert not dark[:, : width // 20].any() and not dark[:, -width // 20 :].any(), "beyond the margins"
+
+
+@pytest.mark.skipif(not PDFLATEX, reason="no pdflatex")
+def test_more_tables_than_latex_holds_at_once_compile(record, results, tmp_path):
+    report = build_report(results(*(record(recipe={"train": {"lr": rate + 1}}) for rate in range(54 * COLUMNS))))
+    assert render(report, "latex").count(r"\begin{table}") > 52
+    compiled(report, tmp_path / "tex")
+
+
+def test_notes_break_behind_the_hyphens_of_names_alone(record, results):
+    source = render(build_report(results(record(), record(seed=1, status="failed", error="3.8–7.2K of a_b"))), "latex")
+    assert "s1-{}\\allowbreak{}" in source and r"3.8--7.2K of a\_\allowbreak{}b" in source
+
+
+def pages(folder):
+    """Return the pages of paper.pdf as grey values."""
+    subprocess.run([PDFTOPPM, "-png", "-gray", "-r", "50", "paper.pdf", "page"], cwd=folder, check=True, timeout=60)
+    found = [np.asarray(Image.open(path).convert("L")) for path in sorted(folder.glob("page-*.png"))]
+    assert found
+    return found
 
 
 def again(run, seed):

@@ -27,7 +27,7 @@ HOSTILE = (
 )  # fmt: skip
 
 # what the renderer may use: booktabs, graphicx and LaTeX itself
-KNOWN = """chi raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
+KNOWN = """chi clearpage belowcaptionskip raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
 textbf underline textit multicolumn par medskip parbox linewidth shortstack pm uparrow downarrow times cdot ldots ss r v c
 textbackslash textless textgreater textbar textasciicircum textasciitilde"""
 
@@ -108,6 +108,7 @@ def test_latex_escapes_by_example():
     assert escape("5 % & $x$ #1") == r"5 \% \& \$x\$ \#1"
     assert escape("é ü ç ß") == r"\'{e} \"{u} \c{c} \ss{}"
     assert escape("א") == "{[}U+05D0{]}"
+    assert escape("--set, 3.8–7.2K") == "-{}-{}set, 3.8--7.2K"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

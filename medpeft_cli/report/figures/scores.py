@@ -199,7 +199,7 @@ def _recorded(part: str, name: str, unit: float) -> Measure:
 COSTS: dict[str, Measure] = {
     "peak memory of training, GB ↓": _recorded("memory", "peak_bytes", 1e9),
     "training time of a run, minutes ↓": _recorded("timing", "train_seconds", 60),
-    "training energy of a run, Wh ↓": _recorded("energy", "train_joules", 3600),
+    "training energy of a run, Wh (GPU board only) ↓": _recorded("energy", "train_joules", 3600),
 }
 """What a run costs, by axis label; a record may lack any of them."""
 
