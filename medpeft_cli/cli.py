@@ -198,6 +198,8 @@ def _fetch_models(grid: Path) -> None:
 
     found, problems = fetch_weights(recipes)
     console.table([one._asdict() for one in found], ["name", "kind", "bytes"])
+    if not console.json:
+        print(f"total {sum(one.bytes for one in found) / 1e9:,.3g} GB")
     for error in problems:
         console.error(error)
     if problems:

@@ -8,7 +8,9 @@ import typer
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as train.epochs=10. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the recipe (of a grid: of all its recipes), such as train.epochs=10. Repeatable.",
     ),
 ]
 Demo = Annotated[bool, typer.Option("--demo", help="Synthetic data and bundled weights instead: no download, no GPU.")]

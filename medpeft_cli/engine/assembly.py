@@ -15,7 +15,6 @@ from medpeft_cli.data.images import InputSpec
 from medpeft_cli.data.manifest import Manifest, read_manifest
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RecipeError, RunError
-from medpeft_cli.files import sha256_file
 from medpeft_cli.malloc import keep_freed_memory
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted, adapt
@@ -24,6 +23,7 @@ from medpeft_cli.models.backbones import build_backbone
 from medpeft_cli.recipe.schema import ClassifyRecipe, Recipe
 from medpeft_cli.runs import ranks
 from medpeft_cli.runs.environment import cores, describe_device, describe_environment
+from medpeft_cli.runs.skip import file_facts
 
 CARD_TASKS = {  # task of a recipe → task of its card, in words, what to do
     "classify": ("classify", "one class an image", "give a card whose label column names one class"),
@@ -185,7 +185,7 @@ def facts(assembly: Assembly) -> dict[str, Any]:
         "weights": {
             "source": pretrained.weights_source,
             "sha256": pretrained.weights_sha256,
-            "file_sha256": sha256_file(recipe.weights_file) if recipe.weights_file.is_file() else None,
+            **file_facts(recipe.weights_file),
         },
         "input": vars(assembly.input) | {"mean": list(assembly.input.mean), "std": list(assembly.input.std)},
         "parameters": adapted.counts(),

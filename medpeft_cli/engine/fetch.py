@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,12 +20,12 @@ class Fetched(NamedTuple):
     Attributes:
         name: as the recipes have it.
         kind: backbone, pipeline, encoder or clip.
-        bytes: of its tensors; None = not told.
+        bytes: of its tensors.
     """
 
     name: str
     kind: str
-    bytes: int | None
+    bytes: int
 
 
 def fetch_weights(recipes: Iterable[ClassifyRecipe | GenerateRecipe]) -> tuple[list[Fetched], list[MedpeftError]]:
@@ -34,7 +34,7 @@ def fetch_weights(recipes: Iterable[ClassifyRecipe | GenerateRecipe]) -> tuple[l
     Returns:
         What is there now, and what could not be had.
     """
-    wanted: dict[tuple[str, str], Callable[[], int | None]] = {}
+    wanted: dict[tuple[str, str], Callable[[], int]] = {}
     for recipe in recipes:
         wanted |= _needs(recipe)
     found, problems = [], []
@@ -48,7 +48,7 @@ def fetch_weights(recipes: Iterable[ClassifyRecipe | GenerateRecipe]) -> tuple[l
     return found, problems
 
 
-def _needs(recipe: ClassifyRecipe | GenerateRecipe) -> dict[tuple[str, str], Callable[[], int | None]]:
+def _needs(recipe: ClassifyRecipe | GenerateRecipe) -> dict[tuple[str, str], Callable[[], int]]:
     """Return what one recipe loads: (kind, name) → how; the same name is loaded once."""
     if isinstance(recipe, ClassifyRecipe):
         return {("backbone", recipe.backbone.name): lambda: _bytes(build_trunk(recipe.backbone))}
@@ -69,18 +69,17 @@ def _pipeline(recipe: GenerateRecipe) -> int:
     return sum(_bytes(part) for part in (parts.unet, parts.vae, *parts.text_encoders))
 
 
-def _encoder(name: str, weights: Path | None) -> None:
+def _encoder(name: str, weights: Path | None) -> int:
     from medpeft_cli.metrics.encoders import load_encoder
 
-    load_encoder(name, torch.device("cpu"), weights)
+    return _bytes(load_encoder(name, torch.device("cpu"), weights).network)
 
 
-def _clip(name: str) -> None:
+def _clip(name: str) -> int:
     from medpeft_cli.metrics.alignment import load_clip
 
-    load_clip(name, torch.device("cpu"))
+    return _bytes(load_clip(name, torch.device("cpu")).model)
 
 
 def _bytes(module: nn.Module) -> int:
-    tensors: list[Any] = [*module.parameters(), *module.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

@@ -22,7 +22,7 @@ from medpeft_cli.methods.adapt import Adapted, hold_norms, refuse_unreached, unr
 from medpeft_cli.methods.state import get_delta, set_delta
 from medpeft_cli.recipe.schema import Optimisation
 from medpeft_cli.runs.ranks import follows
-from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked
+from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked, note_progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
@@ -209,6 +209,7 @@ def fit(
             pending.append(loss_of_step)
             loss_of_step = torch.zeros((), device=device)
             state.step = micro.step + 1
+            note_progress()
             advance(1)
             if asked_to_leave() or time.monotonic() - saved_at >= spec.checkpoint_seconds:
                 save()

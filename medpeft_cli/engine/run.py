@@ -32,11 +32,12 @@ from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.ranks import follows
 from medpeft_cli.runs.record import REPAIR, Copy, Record
 from medpeft_cli.runs.skip import run_directory
-from medpeft_cli.runs.stop import Stopped, leave_if_asked
+from medpeft_cli.runs.stop import Stopped, leave_if_asked, note_progress, progressed
 
 if TYPE_CHECKING:
     from medpeft_cli.engine.search import Build
 
+MOST_IDLE_STARTS = 5  # in a row that SLURM made and asked to leave before anything could be kept
 RELOAD_TOLERANCE = 1e-3  # of the outputs, on devices whose sums are not reproducible; on a CPU they must be equal
 
 
@@ -62,7 +63,7 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
         command: the command line, kept in the record.
 
     Raises:
-        RunError: if memory does not suffice.
+        RunError: if memory does not suffice, or SLURM's time for a start does not.
     """
     run_dir = run_directory(loaded.path, loaded.recipe, results)
     if follows():
@@ -79,6 +80,13 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
         ):
             yield record
     except Stopped as stop:  # one that SLURM starts again is still running
+        idle = record.data.pop("idle_starts", 0) + 1
+        if stop.again and not progressed():
+            if idle == MOST_IDLE_STARTS:
+                error = f"asked to leave in {idle} starts in a row before anything could be kept"
+                record.save(status="failed", error=f"RunError: {error}")
+                raise RunError(f"{run_dir}: {error}", "give the job more time, sbatch --time") from stop
+            record.data["idle_starts"] = idle
         record.save(status="running" if stop.again else "cancelled")
         then = "SLURM is asked to start it again" if stop.again else f"the same command goes on: {command}"
         console.say(f"stopped by a signal at the last checkpoint; {then}")
@@ -202,6 +210,7 @@ def finish_training(record: Record) -> None:
     if follows():
         return
     record.save(status="trained", error=None)
+    note_progress()
     Checkpoint(record.run_dir / "checkpoint").remove()
 
 

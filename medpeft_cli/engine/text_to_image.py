@@ -58,14 +58,14 @@ def run_text_to_image(loaded: Loaded, results: Path, command: str, *, evaluate: 
     with recorded_run(loaded, results, command) as record:
         if "delta" not in record.data:
             record.save(status="running", error=None)
+            if evaluate:
+                refuse_unscorable(loaded.recipe, open_dataset(loaded.recipe)[1])
             # --- search, where the recipe asks for one, by trials on the validation split
             recipe = with_search(record, loaded.recipe, _trial)
             # --- data and model
             assembly = assemble(recipe)
             diffusion = assembly.pretrained
             refuse_changed_inputs(record, assembly.manifest.sha256, diffusion.weights_sha256)
-            if evaluate:
-                refuse_unscorable(loaded.recipe, assembly.manifest)
             describe(assembly)
             record.save(**facts(assembly))
             info = pipeline_info(recipe, diffusion, assembly.input.size, record.data["id"])
@@ -185,7 +185,7 @@ def _compare(
 
 
 def refuse_unscorable(recipe: GenerateRecipe, manifest: Manifest) -> None:
-    """Raise before training what scoring would raise after it.
+    """Raise before search and training what scoring would raise after them.
 
     Raises:
         DataError: if there would be too few pictures, or encoder or CLIP model are not here.

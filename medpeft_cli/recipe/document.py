@@ -65,7 +65,7 @@ search:
 - A field that is searched has no value on the command line or in a grid's matrix as well; `--set search.trials=0` trains with the
   recipe's own. `--demo` searches nothing unless it is told to: `--demo --set search.trials=4`.
 
-The recipes of the paper search `train.lr`, eight trials for every method, model and dataset.
+The recipes of the paper search `train.lr`, eight trials for every method, model and training set.
 
 """
 

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.identity import run_id
-from medpeft_cli.recipe.load import HINT, Reader, leaves, put, read_files, resolve
+from medpeft_cli.recipe.load import HINT, Reader, leaves, put, read_files, read_overrides, resolve
 from medpeft_cli.recipe.problems import check
 from medpeft_cli.recipe.schema import Recipe, Strict
 from medpeft_cli.recipe.source import (
@@ -51,7 +51,7 @@ class Cell:
 
     Attributes:
         path: recipe file.
-        settings: what the matrix sets, as `--set` takes it: "train.lr=0.001".
+        settings: what the matrix and then `--set` set, as that takes it: "train.lr=0.001".
         demo: the embedded default stands in for data and weights.
         recipe: the resolved recipe.
         run: run id, as `recipe.identity.run_id` gives it.
@@ -65,6 +65,10 @@ class Cell:
     run: str
     grids: tuple[str, ...]
 
+    def run_dir(self, results: Path) -> Path:
+        """Return the folder of the run, as `runs.skip.run_directory` does from the recipe."""
+        return results / self.path.stem / self.run
+
     def command(self, results: Path) -> str:
         """Return the command line that does this run alone."""
         words = ["medpeft", "finetune", str(self.path)]
@@ -76,11 +80,12 @@ class Cell:
         return shlex.join(words)
 
 
-def expand(path: Path, *, demo: bool = False) -> list[Cell]:
+def expand(path: Path, overrides: Sequence[str] | None = None, *, demo: bool = False) -> list[Cell]:
     """Return the runs of a grid file, each once, in the order of the file: recipes, then the matrix, its last field fastest.
 
     Args:
         path: a grid, or a file that lists grids.
+        overrides: `a.b=value` as `--set` takes them, over every cell; None = none.
         demo: with the bundled data and weights; cells that differ only in what these replace are then one run.
 
     Raises:
@@ -89,7 +94,7 @@ def expand(path: Path, *, demo: bool = False) -> list[Cell]:
     read = cache(read_document)  # the bases of all these recipes are a few files
     cells: dict[str, Cell] = {}
     for grid_path in _leaves(path):
-        for cell in _cells(grid_path, read, demo):
+        for cell in _cells(grid_path, read, overrides or (), demo):
             seen = cells.get(cell.run, cell)
             cells[cell.run] = replace(seen, grids=tuple(dict.fromkeys((*seen.grids, *cell.grids))))
     return list(cells.values())
@@ -113,7 +118,7 @@ def _leaves(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         yield from _leaves(below, chain)
 
 
-def _cells(path: Path, read: Reader, demo: bool) -> Iterator[Cell]:
+def _cells(path: Path, read: Reader, overrides: Sequence[str], demo: bool) -> Iterator[Cell]:
     """Yield the cells of one grid."""
     document = read_document(path)
     grid = check(Grid, document.values, document)
@@ -128,7 +133,7 @@ def _cells(path: Path, read: Reader, demo: bool) -> Iterator[Cell]:
     for recipe_path in _files(grid.recipes, "recipes", path, document):
         files = read_files(recipe_path, read)
         for values in product(*axes):
-            overlay = _overlay(values, document)
+            overlay = read_overrides(overrides, _overlay(values, document))
             try:
                 recipe, _ = resolve(files, overlay)
                 if hits := [i for i, rule in enumerate(grid.exclude) if _matches(recipe, rule)]:
@@ -139,7 +144,7 @@ def _cells(path: Path, read: Reader, demo: bool) -> Iterator[Cell]:
             except RecipeError as error:
                 problems |= dict.fromkeys(error.message.splitlines())
                 continue
-            settings = tuple(value.setting for value in values)
+            settings = (*(value.setting for value in values), *overrides)
             cell = Cell(recipe_path, settings, demo, recipe, run_id(recipe), (path.stem,))
             first = runs.setdefault(cell.run, cell)
             if first is not cell and not demo:

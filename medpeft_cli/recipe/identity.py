@@ -27,12 +27,12 @@ def identity(recipe: Recipe) -> str:
 
     Of a card, a weights file or a pipeline only the last part of its path counts: their contents are hashed into the record.
     """
-    return _hash(essence(recipe.model_dump(mode="json")))
+    return _hash(_reduced(recipe.model_dump(mode="json")))
 
 
 def cell(recipe: Recipe) -> str:
     """Return 8 hex digits shared by the runs that differ in nothing but the seed: one cell of a table."""
-    values = essence(recipe.model_dump(mode="json"))
+    values = _reduced(recipe.model_dump(mode="json"))
     del values["seed"]
     return _hash(values)
 
@@ -67,7 +67,10 @@ def essence(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         recipe: plain values, as `model_dump(mode="json")` gives them and a record holds them; what is missing stays so.
     """
-    values = deepcopy(dict(recipe))
+    return _reduced(deepcopy(dict(recipe)))
+
+
+def _reduced(values: dict[str, Any]) -> dict[str, Any]:
     if not _section(values, "search").get("trials"):  # a recipe that searches nothing is the recipe without it
         values.pop("search", None)
     for *above, name in INCIDENTAL:

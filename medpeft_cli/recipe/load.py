@@ -56,7 +56,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, demo: bool = False
     Raises:
         RecipeError: with one line for every problem there is.
     """
-    recipe, merged = resolve(read_files(Path(path)), _read_overrides(overrides), demo=demo)
+    recipe, merged = resolve(read_files(Path(path)), read_overrides(overrides), demo=demo)
     origins = {}
     for key, _ in leaves(recipe.model_dump(mode="json")):
         place = merged.places.get(key, Place("default"))
@@ -147,9 +147,9 @@ def _names_another_method(key: Key, before: dict[str, Any], value: dict[str, Any
     return key == ("method",) and "name" in value and value["name"] != before.get("name")
 
 
-def _read_overrides(overrides: Sequence[str]) -> Document:
-    """Return what `--set a.b=value …` says as one map; of two for the same field the later wins."""
-    overlay = Document({})
+def read_overrides(overrides: Sequence[str], overlay: Document | None = None) -> Document:
+    """Return what `--set a.b=value …` says as one map, on top of an overlay; of two for the same field the later wins."""
+    overlay = overlay or Document({})
     place = Place("--set")
     for override in overrides:
         field, equals, text = override.partition("=")

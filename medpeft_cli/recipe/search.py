@@ -1,6 +1,7 @@
 """What a recipe may say of a search: which fields, between which values, how many trials."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -167,6 +168,7 @@ def _train(recipe: "Recipe") -> type[BaseModel]:
     return model
 
 
+@cache  # asked for every cell of a grid
 def _whole(model: type[BaseModel], name: str) -> bool:
     node = model.model_json_schema()["properties"][name]
     kinds = {option.get("type") for option in node.get("anyOf", [node])}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from medpeft_cli.errors import RunError
 from medpeft_cli.runs import slurm
 
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Variables by which torchrun and srun make one of several processes."""
 FIRST_PORT, PORTS = 12_000, 20_000  # of which a job step takes one by its number
 
 

@@ -34,10 +34,29 @@ def finished_run(loaded: Loaded, results: Path, *, evaluate: bool) -> Path | Non
     description = loaded.recipe.data.folder / "dataset.json"
     if description.is_file():
         refuse_changed_inputs(record, read_json(description).get("sha256", ""))
-    weights, before = loaded.recipe.weights_file, record.data.get("weights", {}).get("file_sha256")
-    if before and weights.is_file() and sha256_file(weights) != before:
+    weights = loaded.recipe.weights_file
+    if weights.is_file() and _is_another(weights, record.data.get("weights", {})):
         raise _changed(record, f"the weights file {weights}")
     return run_dir
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a record says of a weights file: hash, bytes and the time of its last change in ns; None where there is none."""
+    if not path.is_file():
+        return {"file_sha256": None}
+    status = path.stat()
+    return {"file_sha256": sha256_file(path), "file_bytes": status.st_size, "file_changed_ns": status.st_mtime_ns}
+
+
+def _is_another(path: Path, facts: dict[str, Any]) -> bool:
+    """Tell whether a file is not the one of a record; of gigabytes the hash takes seconds, so an untouched file is believed."""
+    status, before = path.stat(), facts.get("file_sha256")
+    if before is None or (status.st_size, status.st_mtime_ns) == (
+        facts.get("file_bytes"),
+        facts.get("file_changed_ns"),
+    ):
+        return False
+    return sha256_file(path) != before
 
 
 def _scoring(recipe: Recipe) -> dict[str, Any]:

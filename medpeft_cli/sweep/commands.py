@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from medpeft_cli.console import console
-from medpeft_cli.errors import RecipeError, RunError
-from medpeft_cli.options import Demo, Results, examples
+from medpeft_cli.errors import DataError, RecipeError, RunError
+from medpeft_cli.options import Demo, Results, Set, examples
 
 sweep_app = typer.Typer(
     help="Many runs at once: count them, run them here or on SLURM, see how they stand.",
@@ -28,10 +28,14 @@ Grid = Annotated[
 )
 def plan(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
     commands: Annotated[
-        bool, typer.Option("--commands", help="Print one `medpeft finetune …` line for each run that is to do.")
+        bool,
+        typer.Option(
+            "--commands", help="Print one `medpeft finetune …` line for each run; `# done` and the like stand behind."
+        ),
     ] = False,
 ) -> None:
     """Count the runs of a grid: how many there are, how they stand, how long the rest will take."""
@@ -40,12 +44,11 @@ def plan(
     from medpeft_cli.sweep.show import left, listed_failures, retry_command, sentence
     from medpeft_cli.sweep.status import STATES, counts, groups_of_grid, standings_of
 
-    cells = expand(grid, demo=demo)
+    cells = expand(grid, overrides, demo=demo)
     standings = standings_of(cells, results)
     if commands:
         for cell, stands in zip(cells, standings, strict=True):
-            if stands.state == "to do":
-                print(cell.command(results))
+            print(cell.command(results) + ("" if stands.state == "to do" else f"  # {stands.state}"))
         return
     remaining = time_left(cells, standings)
     groups = [
@@ -68,7 +71,7 @@ def plan(
         *lines,
         *filter(None, [searches(cells)]),
         left(remaining),
-        *listed_failures(standings, retry_command(grid, results, demo)),
+        *listed_failures(standings, retry_command(grid, overrides, results, demo)),
     ]:
         print(line)
 
@@ -80,6 +83,7 @@ def plan(
 )
 def run(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     jobs: Annotated[
         int | None,
@@ -92,25 +96,26 @@ def run(
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1 (CUDA_VISIBLE_DEVICES)."),
+        typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1. Default: those that are here."),
     ] = None,
     demo: Demo = False,
 ) -> None:
     """Do the runs of a grid on this machine, several at a time.
 
-    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C saves a checkpoint of
-    every run and stops. Several of these at once, also on several hosts with one file system, share the work.
+    What is done is skipped, what was interrupted goes on; failed runs wait for `sweep retry`. Ctrl-C or a closed terminal
+    saves a checkpoint of every run and stops. Several of these at once, also on several hosts with one file system, share
+    the work.
     """
     from medpeft_cli.runs.stop import stoppable
 
-    with stoppable():
+    with stoppable(hangup=True):
         from medpeft_cli.recipe.grid import expand
         from medpeft_cli.runs.environment import cores
         from medpeft_cli.sweep.local import Sweep, devices_of
         from medpeft_cli.sweep.show import listed_failures, live_view, retry_command, sentence
         from medpeft_cli.sweep.status import counts, standings_of
 
-        cells = expand(grid, demo=demo)
+        cells = expand(grid, overrides, demo=demo)
         before = standings_of(cells, results)
         devices = devices_of(gpus, jobs, demo)
         console.say(sentence(before))
@@ -120,7 +125,10 @@ def run(
             sweep.run(show)
     after = standings_of(cells, results)
     unrecorded = [stands for stands in sweep.ended if stands.state == "failed" and stands not in after]
-    for line in [sentence(after), *listed_failures([*after, *unrecorded], retry_command(grid, results, demo))]:
+    for line in [
+        sentence(after),
+        *listed_failures([*after, *unrecorded], retry_command(grid, overrides, results, demo)),
+    ]:
         console.say(line)
     console.result({"count": len(cells), **counts(after)})
     if any(stands.state == "failed" for stands in [*after, *unrecorded]):
@@ -135,6 +143,7 @@ def status(
         Path,
         typer.Argument(metavar="RESULTS|GRID", help="Folder of runs, or a grid file: then also what is not begun."),
     ],
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
     watching: Annotated[bool, typer.Option("--watch", help="Look again every 5 s until nothing is left.")] = False,
@@ -152,7 +161,7 @@ def status(
     else:
         from medpeft_cli.recipe.grid import expand
 
-        cells, again = expand(target, demo=demo), show.retry_command(target, results, demo)
+        cells, again = expand(target, overrides, demo=demo), show.retry_command(target, overrides, results, demo)
 
         def read() -> tuple[list[Group], list[Standing]]:
             standings = standings_of(cells, results)
@@ -177,6 +186,7 @@ def status(
 def retry(
     grid: Grid,
     failed: Annotated[bool, typer.Option("--failed", help="Put them back; without it they are only listed.")] = False,
+    overrides: Set = None,
     results: Results = Path("results"),
     demo: Demo = False,
 ) -> None:
@@ -188,11 +198,15 @@ def retry(
     from medpeft_cli.sweep.show import listed_failures, retry_command
     from medpeft_cli.sweep.status import failures, put_back, standings_of
 
-    standings = standings_of(expand(grid, demo=demo), results)
-    lines = listed_failures(standings, None if failed else retry_command(grid, results, demo))
-    found = put_back(standings) if failed else failures(standings)
+    standings = standings_of(expand(grid, overrides, demo=demo), results)
+    lines = listed_failures(standings, None if failed else retry_command(grid, overrides, results, demo))
+    found, problems = put_back(standings) if failed else (failures(standings), [])
     lines.append(f"{len(found):,} run{'' if len(found) == 1 else 's'} {'put back' if failed else 'failed'}")
     console.result([stands.row() for stands in found], "\n".join(lines))
+    for error in problems:
+        console.error(error)
+    if problems:
+        raise typer.Exit(DataError.exit_code)
 
 
 @sweep_app.command(
@@ -203,11 +217,13 @@ def retry(
 )
 def submit(
     grid: Grid,
+    overrides: Set = None,
     results: Results = Path("results"),
     partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="As sbatch takes it.")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="T", help="Limit of each run, such as 4:00:00.")] = None,
     gpus_per_task: Annotated[
-        int | None, typer.Option("--gpus-per-task", metavar="N", help="GPUs of each run.", min=0)
+        int | None,
+        typer.Option("--gpus-per-task", metavar="N", help="GPUs of each run, which is trained on all of them.", min=0),
     ] = None,
     account: Annotated[str | None, typer.Option("--account", metavar="A", help="As sbatch takes it.")] = None,
     array_limit: Annotated[
@@ -217,6 +233,12 @@ def submit(
         str | None,
         typer.Option("--setup", metavar="LINE", help="Shell line before each run, such as 'module load cuda'."),
     ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after", metavar="JOB", help="Start once this job has succeeded: the one that prepares the data."
+        ),
+    ] = None,
     demo: Demo = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write script and run list, print the sbatch lines, submit nothing.")
@@ -225,7 +247,8 @@ def submit(
     """Hand the runs of a grid that are to do to SLURM as a job array, print the job ids, and leave.
 
     Writes a readable job.sh and the list of runs to DIR/sweeps/. Tasks that are preempted or meet their time limit are
-    requeued and go on from their checkpoint.
+    requeued and go on from their checkpoint. Runs that are running are in the list too, in case they are not in truth: a
+    process that was killed is noticed only after minutes. Their tasks leave them alone.
     """
     import shlex
 
@@ -234,10 +257,10 @@ def submit(
     from medpeft_cli.sweep.show import sentence
     from medpeft_cli.sweep.status import standings_of
 
-    cells = expand(grid, demo=demo)
+    cells = expand(grid, overrides, demo=demo)
     standings = standings_of(cells, results)
     console.say(sentence(standings))
-    todo = [cell for cell, stands in zip(cells, standings, strict=True) if stands.state == "to do"]
+    todo = [cell for cell, stands in zip(cells, standings, strict=True) if stands.state in ("to do", "running")]
     if not todo:
         console.say("nothing to submit")
         console.result({"jobs": [], "count": 0})
@@ -246,7 +269,7 @@ def submit(
     script = slurm.write_job(
         todo, results, grid.stem, slurm.Resources(partition, time, gpus_per_task, account, array_limit, setup)
     )
-    commands = slurm.array_commands(script, len(todo), largest, array_limit)
+    commands = slurm.array_commands(script, len(todo), largest, array_limit, after)
     console.say(f"wrote {script} and {script.parent / slurm.RUN_LIST}, {len(todo):,} runs")
     if dry_run:
         console.result([shlex.join(words) for words in commands], "\n".join(map(shlex.join, commands)))
@@ -271,7 +294,7 @@ def task(
 ) -> None:
     """Do one run of a submitted list: what a task of the array does.
 
-    Skips a finished run, and leaves one alone on which another process works.
+    Skips a finished run, leaves one alone on which another process works, and one that failed to `sweep retry`.
     """
     from medpeft_cli.runs.stop import stoppable
 
@@ -284,20 +307,28 @@ def task(
         from medpeft_cli.recipe.identity import run_id
         from medpeft_cli.recipe.load import load_recipe
         from medpeft_cli.runs.lock import BusyError
+        from medpeft_cli.runs.skip import run_directory
         from medpeft_cli.runs.start import start_run
         from medpeft_cli.sweep.slurm import listed_run
+        from medpeft_cli.sweep.status import standing
 
         run, command = listed_run(run_list, number)
         words = get_command(app).commands["finetune"].make_context("finetune", shlex.split(command)[2:]).params  # type: ignore[attr-defined]
-        seed = [] if words["seed"] is None else [f"seed={words['seed']}"]
-        loaded = load_recipe(words["recipe"], [*(words["overrides"] or []), *seed], demo=words["demo"])
+        fields = [f"{name}={words[name]}" for name in ("seed", "track") if words[name] is not None]
+        loaded = load_recipe(words["recipe"], [*(words["overrides"] or []), *fields], demo=words["demo"])
         if (now := run_id(loaded.recipe)) != run:
             raise RecipeError(
                 f"{words['recipe']}: has changed since it was submitted: the run was {run}, and is now {now}",
                 "undo the change, or submit the grid again",
             )
+        before = standing(run_directory(loaded.path, loaded.recipe, words["results"]))
+        if before.state == "failed":
+            raise RunError(
+                f"{before.run_dir}: failed before: {before.note}",
+                "`medpeft sweep retry GRID --failed` puts it back; or run its line alone",
+            )
         try:
-            run_dir = start_run(loaded, words["results"], command)
+            run_dir = start_run(loaded, words["results"], command, evaluate=words["evaluate"], processes=words["gpus"])
         except BusyError as error:
             console.say(f"nothing to do: {error.message}")
             return

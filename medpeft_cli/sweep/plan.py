@@ -1,7 +1,7 @@
 """What a grid asks for, what of it is there, and how long the rest will take."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from medpeft_cli.sweep.status import Standing
 
 
 class TimeLeft(NamedTuple):
-    """Time that the runs of a grid still need on one device."""
+    """Time that the runs of a grid, and the searches that they share, still need on one device."""
 
     seconds: float
     known: int  # finished runs from which it follows
@@ -22,23 +22,36 @@ def time_left(cells: Sequence[Cell], standings: Sequence[Standing]) -> TimeLeft 
     """Estimate the time that is left; None if no run is done yet.
 
     A run takes the mean of the finished runs most like it: of its own cell with other seeds, or else of its backbone and
-    training set with other methods, of its backbone and dataset, of its backbone, of all.
+    training set with other methods, of its backbone and dataset, of its backbone, of all. So does the search of a cell that has no
+    finished run yet.
     """
-    seconds: dict[Hashable, list[float]] = defaultdict(list)
-    for one, stands in zip(cells, standings, strict=True):
-        if stands.seconds is not None:
-            own, *others = _kinship(one.recipe)
-            seconds[own].append(stands.seconds - stands.search_seconds)
-            for key in others:
-                seconds[key].append(stands.seconds)
-    if not seconds:
+    runs: dict[Hashable, list[float]] = defaultdict(list)
+    studies: dict[Hashable, list[float]] = defaultdict(list)
+    searched = set()
+    kinships = [_kinship(one.recipe) for one in cells]
+    for kinship, stands in zip(kinships, standings, strict=True):
+        if stands.state == "done":
+            for key in kinship:
+                runs[key].append(stands.device_seconds)
+                if stands.search_seconds and kinship[0] not in searched:
+                    studies[key].append(stands.search_seconds)
+            searched.add(kinship[0])
+    if not runs:
         return None
     total = 0.0
-    for one, stands in zip(cells, standings, strict=True):
+    for one, kinship, stands in zip(cells, kinships, standings, strict=True):
         if stands.state != "done":
-            nearest = next(seconds[key] for key in _kinship(one.recipe) if key in seconds)
-            total += sum(nearest) / len(nearest)
-    return TimeLeft(total, len(seconds[()]))
+            total += _nearest(runs, kinship)
+        if one.recipe.search.trials and kinship[0] not in searched:
+            searched.add(kinship[0])
+            total += _nearest(studies, kinship)
+    return TimeLeft(total, len(runs[()]))
+
+
+def _nearest(known: Mapping[Hashable, Sequence[float]], kinship: Iterable[Hashable]) -> float:
+    """Return the mean of what is known of the nearest kin; 0 if nothing is."""
+    values = next((known[key] for key in kinship if key in known), [0.0])
+    return sum(values) / len(values)
 
 
 def searches(cells: Iterable[Cell]) -> str:

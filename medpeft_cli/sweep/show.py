@@ -147,9 +147,10 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def retry_command(path: Path, results: Path, demo: bool) -> str:
+def retry_command(path: Path, overrides: Sequence[str] | None, results: Path, demo: bool) -> str:
     """Return the command that puts the failed runs of a grid back."""
     import shlex
 
-    words = ["medpeft", "sweep", "retry", str(path), "--failed", *(["--demo"] if demo else [])]
+    words = ["medpeft", "sweep", "retry", str(path), "--failed", *(f"--set={setting}" for setting in overrides or ())]
+    words += ["--demo"] if demo else []
     return shlex.join(words + ([] if results == Path("results") else ["--results", str(results)]))

@@ -9,9 +9,8 @@ from typing import Any
 from medpeft_cli.errors import DataError
 from medpeft_cli.recipe.grid import Cell
 from medpeft_cli.report.records import record_files
-from medpeft_cli.runs.lock import holder
+from medpeft_cli.runs.lock import BusyError, holder, run_lock
 from medpeft_cli.runs.record import Record
-from medpeft_cli.runs.skip import run_directory
 
 STATES = ("done", "failed", "running", "to do")
 
@@ -25,13 +24,15 @@ class Standing:
         state: one of STATES.
         note: why it failed, who runs it, or what became of its last start.
         seconds: what it took in all, once it is done.
-        search_seconds: of these, its search, which the other seeds of its cell need not do again.
+        device_seconds: what it took of each device, one after the other, once it is done; its search left out.
+        search_seconds: what all trials of its search took, which the seeds of a cell share.
     """
 
     run_dir: Path
     state: str
     note: str = ""
     seconds: float | None = None
+    device_seconds: float = 0.0
     search_seconds: float = 0.0
 
     def row(self) -> dict[str, Any]:
@@ -54,18 +55,22 @@ class Group:
 
 def standing(run_dir: Path) -> Standing:
     """Tell how the run of a folder stands. A record that cannot be read counts as failed."""
-    if not (run_dir / "record.json").is_file():
-        owner = holder(run_dir)
-        return Standing(run_dir, "running", str(owner)) if owner else Standing(run_dir, "to do")
     try:
+        if not (run_dir / "record.json").is_file():
+            owner = holder(run_dir)
+            return Standing(run_dir, "running", str(owner)) if owner else Standing(run_dir, "to do")
         data = Record.read(run_dir).data
     except DataError as error:
         return Standing(run_dir, "failed", error.message)
-    status = data["status"]
+    except OSError as error:
+        return Standing(run_dir, "failed", f"{run_dir}: cannot be read: {error.strerror}")
+    status = str(data["status"])
     if status == "finished":
-        timing = data.get("timing", {})
-        total = sum(v for k, v in timing.items() if k.endswith("_seconds"))
-        return Standing(run_dir, "done", seconds=total, search_seconds=timing.get("search_seconds", 0.0))
+        timing = {name: value for name, value in _numbers(data, "timing").items() if name.endswith("_seconds")}
+        own = sum(timing.values()) - timing.get("search_seconds", 0.0)
+        processes = _numbers(data, "environment").get("processes", 1)
+        searched = _numbers(data, "search").get("seconds", 0.0)
+        return Standing(run_dir, "done", "", sum(timing.values()), own * processes, searched)
     if owner := holder(run_dir):
         return Standing(run_dir, "running", str(owner))
     if status == "failed":
@@ -74,9 +79,15 @@ def standing(run_dir: Path) -> Standing:
     return Standing(run_dir, "to do", notes.get(status, status))
 
 
+def _numbers(data: dict[str, Any], section: str) -> dict[str, float]:
+    """Return the fields of a section of a record that are numbers; none where it is damaged."""
+    fields = data.get(section)
+    return {k: v for k, v in fields.items() if type(v) in (int, float)} if isinstance(fields, dict) else {}
+
+
 def standings_of(cells: Iterable[Cell], results: Path) -> list[Standing]:
     """Tell how each cell of a grid stands, in their order."""
-    return [standing(run_directory(cell.path, cell.recipe, results)) for cell in cells]
+    return [standing(cell.run_dir(results)) for cell in cells]
 
 
 def groups_of_results(results: Path) -> list[Group]:
@@ -112,13 +123,26 @@ def failures(standings: Iterable[Standing]) -> list[Standing]:
     return [stands for stands in standings if stands.state == "failed"]
 
 
-def put_back(standings: Iterable[Standing]) -> list[Standing]:
-    """Mark failed runs as still to be done, and return them; each goes on from its last checkpoint.
+def put_back(standings: Iterable[Standing]) -> tuple[list[Standing], list[DataError]]:
+    """Mark failed runs as still to be done; each goes on from its last checkpoint.
+
+    Returns:
+        Those that were, and why others cannot be: their records cannot be read. One that works again by now is left alone.
 
     Raises:
-        DataError: if a record cannot be read; a run cannot go on from that.
+        RunError: if a record cannot be written.
     """
-    failed = failures(standings)
-    for record in [Record.read(stands.run_dir) for stands in failed]:
-        record.save(status="cancelled", error=None)
-    return failed
+    done, problems = [], []
+    for stands in failures(standings):
+        try:
+            with run_lock(stands.run_dir):
+                record = Record.read(stands.run_dir)
+                if record.data["status"] == "failed":
+                    record.save(status="cancelled", error=None)
+                    done.append(stands)
+        except BusyError:
+            pass
+        except DataError as error:
+            hint = "use another --results folder, or delete the run's folder to do it from its beginning"
+            problems.append(DataError(error.message, hint))
+    return done, problems

@@ -279,7 +279,7 @@ def test_prompts_over_the_limit_are_told_and_counted(finished, captioned, capsys
     assert json.loads((folder / "generation.json").read_text())["prompts_truncated"] == 1
 
 
-def test_what_would_fail_when_scoring_fails_before_training(finetune, captioned):
+def test_what_would_fail_when_scoring_fails_before_search_and_training(finetune, captioned):
     from medpeft_cli.engine.tasks import dry_run
 
     unscorable = {
@@ -287,14 +287,16 @@ def test_what_would_fail_when_scoring_fails_before_training(finetune, captioned)
         "unknown to open_clip": ("evaluate.clip=ViT-B-33",),
         "sample.prompts: 3 of the 9 test pictures": ("sample.prompts=3",),
     }
+    search = "search={trials: 2, space: {train.lr: {log: [1e-5, 1e-1]}}}"
     for number, (said, overrides) in enumerate(unscorable.items()):
         with pytest.raises((DataError, RecipeError), match=said):
-            finetune("early", f"seed={number}", *overrides, evaluate=True)
+            finetune("early", f"seed={number}", *overrides, search, evaluate=True)
         recipe = load_recipe(captioned / "early.yaml", ["evaluate.encoder=demo", *overrides]).recipe
         with pytest.raises((DataError, RecipeError), match=said):
             dry_run(recipe)
         assert dry_run(recipe, evaluate=False)["family"] == "unet"
     assert not list((captioned / "results" / "early").glob("*/samples"))
+    assert not list((captioned / "results" / "early").glob("*-search-*"))
 
 
 def test_wrong_arguments_are_told(finished, captioned):

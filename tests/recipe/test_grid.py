@@ -1,18 +1,22 @@
 """A grid is its recipes times its matrix; the paper's grids are counted, and everything wrong is said with its place."""
 
+import shlex
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from medpeft_cli.cli import app
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.recipe.grid import expand
-from medpeft_cli.recipe.load import load_recipe
+from medpeft_cli.recipe.identity import run_id
+from medpeft_cli.recipe.load import load_recipe, read_files, read_overrides, resolve
 from medpeft_cli.recipe.source import Document, dump_value, parse_value
 
 ROOT = Path(__file__).parents[2]
+FINETUNE = get_command(app).commands["finetune"]
 COUNTS = {"table2": 90, "table3": 360, "table4": 96, "table5": 80, "figure1": 144}
 
 
@@ -56,12 +60,18 @@ def test_a_table_has_the_papers_rows_and_columns(paper, name, datasets, models, 
     assert {recipe.seed for recipe in recipes} == set(range(seeds))
 
 
-def test_the_printed_command_of_a_cell_is_the_cell(paper, monkeypatch):
+def run_of(command, read=read_files):
+    """The run that a printed line makes, as the command line takes it and `load_recipe` resolves it."""
+    words = FINETUNE.make_context("finetune", shlex.split(command)[2:]).params
+    seed = [] if words["seed"] is None else [f"seed={words['seed']}"]
+    overlay = read_overrides([*(words["overrides"] or []), *seed])
+    return run_id(resolve(read(words["recipe"]), overlay, demo=words["demo"])[0])
+
+
+def test_the_printed_command_of_every_cell_is_the_cell(paper, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for cells in paper.values():
-        cell = cells[-1]
-        result = CliRunner().invoke(app, ["validate", str(cell.path), *(f"--set={s}" for s in cell.settings)])
-        assert cell.run in result.output
+    read = cache(read_files)
+    assert [run_of(cell.command(Path("out")), read) for cell in paper["all"]] == [cell.run for cell in paper["all"]]
     cell = expand(Path("recipes/paper/figure1.yaml"))[0]
     assert cell.command(Path("results")) == (
         "medpeft finetune recipes/isic_full.yaml --set backbone.name=vit_base_patch16_224.augreg_in21k "
@@ -74,6 +84,15 @@ def test_with_the_demo_cells_that_differ_only_in_their_backbone_are_one_run():
     assert len(cells) == 40
     assert {cell.recipe.pretrained_name for cell in cells} == {"demo_vit"}
     assert cells[0].command(Path("my results")).endswith("--seed 0 --demo --results 'my results'")
+
+
+def test_set_goes_over_every_cell_and_into_its_command(paper):
+    weights = "evaluate.encoder_weights=my encoder.pt"
+    cells = expand(ROOT / "recipes/paper/table4.yaml", [weights, "train.steps=20"])
+    assert len(cells) == 96 and {cell.recipe.evaluate.encoder_weights for cell in cells} == {"my encoder.pt"}
+    assert not {cell.run for cell in cells} & {cell.run for cell in paper["table4"]}  # other steps, other runs
+    assert f"--set '{weights}' --set train.steps=20" in cells[-1].command(Path("results"))
+    assert run_of(cells[-1].command(Path("results"))) == cells[-1].run
 
 
 # --- grids of one's own --------------------------------------------------------------------------------------------
@@ -153,6 +172,26 @@ def test_what_is_wrong_is_said_once_and_with_its_place(grid, text, expected):
     assert len(lines) == len(expected), lines
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start), line
+
+
+def test_set_is_laid_over_the_matrix_as_on_the_printed_line(grid, write):
+    path = write("recipes: ['{a,b}.yaml']\nmatrix: {train.epochs: [2], seed: [0, 1]}\n", "grid.yaml")
+    cells = expand(path, ["train.batch_size=64", "train={lr: 0.5}", "train.weight_decay=0.1"])
+    assert {(cell.recipe.train.lr, cell.recipe.train.weight_decay) for cell in cells} == {(0.5, 0.1)}
+    assert [run_of(cell.command(Path("results"))) for cell in cells] == [cell.run for cell in cells]
+
+
+def test_what_is_wrong_with_set_is_said_once(grid, write):
+    path = write("recipes: ['{a,b}.yaml']\nmatrix: {seed: [0, 1]}\n", "grid.yaml")
+    for setting, said in (
+        ("train.lr", "--set train.lr: wanted FIELD=VALUE"),
+        ("train.lr=fast", "--set train.lr: got 'fast', wanted a number > 0"),
+        ("seed=3", "grid.yaml: two cells are one run, "),
+    ):
+        with pytest.raises(RecipeError) as error:
+            expand(path, [setting])
+        lines = error.value.message.splitlines()
+        assert lines[0].startswith(said) and len(lines) == (2 if setting == "seed=3" else 1)  # a line for each recipe
 
 
 def test_a_recipe_that_is_wrong_is_named_once_for_all_its_cells(grid, write):

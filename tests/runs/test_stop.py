@@ -65,6 +65,21 @@ def test_slurms_refusal_is_shown(slurm, capsys):
     assert "presently disabled for job 4711; submit it again" in capsys.readouterr().err
 
 
+def test_a_closed_terminal_is_heard_where_that_is_asked_for_unless_it_is_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(Stopped) as stop, stoppable(hangup=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+            leave_if_asked()
+        assert stop.value.code == 129 and signal.getsignal(signal.SIGHUP) == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        with stoppable(hangup=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked_to_leave()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_afterwards_the_signals_do_what_they_did_before():
     before = [signal.getsignal(number) for number in (TERM, USR2)]
     with stoppable():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medpeft_cli.errors import DataError, RecipeError
+from medpeft_cli.errors import RecipeError
+from medpeft_cli.recipe.grid import expand
 from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.sweep.plan import breakdown, time_left
 from medpeft_cli.sweep.show import duration
@@ -55,12 +56,50 @@ def test_every_status_of_a_record_has_its_state(cells, record, tmp_path):
         ("[]", "schema version None, wanted 1"),
     ],
 )
-def test_a_record_that_cannot_be_read_counts_as_failed_and_cannot_be_retried(cells, record, tmp_path, text, why):
+def test_a_record_that_cannot_be_read_counts_as_failed_and_holds_no_other_back(
+    cells, record, tmp_path, medpeft, text, why
+):
     (record(cells[0], "finished") / "record.json").write_text(text)
+    record(cells[1], "failed", error="RunError: x")
     (found, *_) = standings_of(cells, tmp_path / "results")
     assert found.state == "failed" and why in found.note
-    with pytest.raises(DataError, match=why):
-        put_back([found])
+    result = medpeft("sweep", "retry", "grid.yaml", "--failed")
+    assert result.exit_code == 3 and "1 run put back" in result.stdout
+    assert why in result.stderr and "hint: use another --results folder" in result.stderr
+    assert now(cells, tmp_path)[:2] == ["failed", "to do"]
+    assert (found.run_dir / "record.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"timing": None, "environment": [], "search": "x"},
+        {
+            "timing": {"train_seconds": "long", "eval_seconds": None, "generate_seconds": True},
+            "search": {"seconds": {}},
+        },
+    ],
+)
+def test_a_damaged_section_of_a_finished_record_is_passed_over(cells, record, tmp_path, medpeft, damage):
+    record(cells[0], "finished", **damage)
+    (found, *_) = standings_of(cells, tmp_path / "results")
+    assert (found.state, found.seconds, found.device_seconds, found.search_seconds) == ("done", 0, 0, 0)
+    for command in ("status", "plan"):
+        assert "1 done" in medpeft("sweep", command, "grid.yaml").output
+
+
+def test_a_status_that_is_no_word_is_shown(cells, record, tmp_path):
+    record(cells[0], ["odd"])
+    assert standings_of(cells, tmp_path / "results")[0].note == "['odd']"
+
+
+def test_retry_leaves_alone_what_has_changed_since_it_was_listed(cells, record, tmp_path):
+    held, again = (record(cell, "failed", error="RunError: x") for cell in cells[:2])
+    found = standings_of(cells, tmp_path / "results")
+    (again / "record.json").write_text((again / "record.json").read_text().replace('"failed"', '"finished"'))
+    with run_lock(held):
+        assert put_back(found) == ([], [])
+    assert now(cells, tmp_path)[:2] == ["failed", "done"]
 
 
 def test_retry_lists_failed_runs_and_puts_them_back_when_told(cells, record, tmp_path, medpeft):
@@ -92,9 +131,23 @@ def test_the_time_left_is_that_of_the_runs_most_alike(cells, record, tmp_path):
 
 
 def test_a_search_counts_once_for_the_seeds_of_a_cell(cells, record, tmp_path):
-    record(cells[0], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 800.0})
-    left, known = time_left(cells, standings_of(cells, tmp_path / "results"))
-    assert (left, known) == (4 * 100.0 + 15 * 900.0, 1)
+    cells = expand(tmp_path / "grid.yaml", ["search={trials: 3, space: {train.weight_decay: {linear: [0, 1]}}}"])
+
+    def left():
+        return time_left(cells, standings_of(cells, tmp_path / "results"))
+
+    # of 800 s of trials this run did 500, another seed the others
+    record(cells[0], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 500.0}, search={"seconds": 800.0})
+    assert left() == (19 * 100.0 + 3 * 800.0, 1)
+    record(cells[1], "finished", timing=timing(90.0, 10.0) | {"search_seconds": 300.0}, search={"seconds": 800.0})
+    assert left() == (18 * 100.0 + 3 * 800.0, 2)
+    record(cells[10], "finished", timing=timing(90.0, 10.0), search={"seconds": 400.0})  # lora, 10 %
+    assert left() == (17 * 100.0 + 2 * 600.0, 3)  # at 100 % nothing is known yet
+
+
+def test_every_process_of_a_run_counts(cells, record, tmp_path):
+    record(cells[0], "finished", timing=timing(90.0, 10.0), environment={"processes": 4})
+    assert time_left(cells, standings_of(cells, tmp_path / "results")) == (19 * 400.0, 1)
 
 
 def test_plan_counts_the_searches(cells, medpeft):
@@ -104,7 +157,7 @@ def test_plan_counts_the_searches(cells, medpeft):
     assert "4 searches of 3 trials, each shared by all seeds\n" in medpeft("sweep", "plan", "grid.yaml").output
 
 
-def test_plan_counts_and_prints_the_commands_of_what_is_to_do(cells, record, medpeft):
+def test_plan_counts_and_prints_the_command_of_every_run(cells, record, medpeft):
     record(cells[0], "finished", timing=timing(90.0, 10.0))
     record(cells[1], "failed", error="RunError: x")
     told = json.loads(medpeft("--json", "sweep", "plan", "grid.yaml").output)
@@ -117,7 +170,8 @@ def test_plan_counts_and_prints_the_commands_of_what_is_to_do(cells, record, med
     ]  # fmt: skip
     assert [run["command"] for run in told["runs"]] == [cell.command(type(cell.path)("results")) for cell in cells]
     lines = medpeft("sweep", "plan", "grid.yaml", "--commands").output.splitlines()
-    assert lines == [run["command"] for run in told["runs"] if run["state"] == "to do"]
+    marks = ["  # done", "  # failed", *[""] * 18]
+    assert lines == [run["command"] + mark for run, mark in zip(told["runs"], marks, strict=True)]
     text = medpeft("sweep", "plan", "grid.yaml").output
     assert "20 runs: 1 done, 1 failed, 18 to do" in text
     assert "time left: about 32 min on one device, judging by 1 finished run\n" in text
@@ -135,6 +189,23 @@ def test_status_of_a_folder_and_of_a_grid(cells, record, tmp_path, medpeft):
     told = json.loads(medpeft("--json", "sweep", "status", "results").output)
     assert (told["count"], told["done"], [run["state"] for run in told["runs"]]) == (3, 2, ["done", "failed", "done"])
     assert isinstance(medpeft("sweep", "status", "nothing.yaml").exception, RecipeError)
+
+
+def test_set_is_part_of_every_command(cells, medpeft, tmp_path):
+    setting = "evaluate.bootstrap=7"
+    assert f"--set {setting}" in medpeft("sweep", "plan", "grid.yaml", "--commands", "--set", setting).output
+    assert "20 runs: 20 to do" in medpeft("sweep", "status", "grid.yaml", "--set", setting).output
+    medpeft("sweep", "submit", "grid.yaml", "--dry-run", "--set", setting)
+    lines = (tmp_path / "results/sweeps/grid-1/runs.tsv").read_text().splitlines()
+    assert len(lines) == 20 and all(f"--set {setting}" in line for line in lines)
+
+
+def test_retry_names_itself_with_set(cells, record, medpeft, tmp_path):
+    (other, *_) = expand(tmp_path / "grid.yaml", ["train.lr=0.25"])
+    record(other, "failed", error="RunError: x")
+    assert "0 runs failed" in medpeft("sweep", "retry", "grid.yaml").output
+    text = medpeft("sweep", "retry", "grid.yaml", "--set", "train.lr=0.25").output
+    assert "medpeft sweep retry grid.yaml --failed --set=train.lr=0.25" in text and "1 run failed" in text
 
 
 def test_watch_ends_when_nothing_is_left(cells, record, medpeft):
