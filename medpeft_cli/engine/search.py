@@ -8,6 +8,7 @@ comes next goes on with one that was killed, with the same values.
 import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,10 +92,8 @@ class _Study:
 
     def _open(self) -> None:
         path = self.folder / "journal.log"
-        lock = JournalFileOpenLock(str(path))  # a file that one process alone can create, on NFS too from version 3 on
         try:
-            _mend(path, lock)
-            self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
             self.study = optuna.create_study(
                 storage=self.storage, study_name="search", load_if_exists=True, direction=self.direction,
                 pruner=optuna.pruners.MedianPruner(PRUNE_AFTER) if self.recipe.search.prune else optuna.pruners.NopPruner(),
@@ -272,18 +271,30 @@ class _Watched:
         return scores
 
 
-def _mend(path: Path, lock: JournalFileOpenLock) -> None:
-    """Cut off a last line that a full disk or a failed node has left half written: it would spoil the next one."""
-    if not path.is_file():
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            with path.open("rb+") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+class _JournalLock(JournalFileOpenLock):
+    """Held for every line that is written: a file that one process alone can create, on NFS too from version 3 on.
+
+    It cuts off a last line that a full disk or a failed node has left half written: that would spoil the next one.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self.path = path
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and mend the journal."""
+        taken = super().acquire()
+        try:
+            with self.path.open("rb+") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 1))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except BaseException:
+            self.release()
+            raise
+        return taken
 
 
 def _told(values: dict[str, Any]) -> str:

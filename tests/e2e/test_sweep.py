@@ -44,6 +44,39 @@ def test_two_sweeps_share_a_grid_and_a_failure_stops_nobody(dataset, write_grid)
     assert again.returncode == 4 and "done " not in again.stderr  # the failed ones wait for `retry`
 
 
+FIFTY = """\
+import os, sys, time
+from medpeft_cli.cli import app
+from medpeft_cli.runs import start  # what else takes time before they meet
+
+run_list, logs = sys.argv[1:]
+at = time.time() + 0.5
+children = []
+for number in range(50):
+    if not (pid := os.fork()):
+        os.dup2(os.open(f"{logs}/{number}", os.O_CREAT | os.O_WRONLY), 2)
+        time.sleep(max(0, at - time.time()))
+        for line in range(2):
+            app(["sweep", "task", run_list, str((number + line) % 2 + 1)], standalone_mode=False)
+        os._exit(0)
+    children.append(pid)
+sys.exit(any([os.waitpid(pid, 0)[1] for pid in children]))
+"""
+
+
+def test_fifty_processes_that_start_a_grid_at_once_do_each_run_exactly_once(dataset, write_grid, tmp_path):
+    grid = write_grid("fifty", "linear", "{seed: [0, 1], train.epochs: [1]}")
+    assert run("sweep", "submit", grid, "--results", "fifty", "--dry-run", cwd=dataset).returncode == 0
+    words = [sys.executable, "-c", FIFTY, "fifty/sweeps/fifty-1/runs.tsv", str(tmp_path)]
+    done = subprocess.run(words, cwd=dataset, stdout=subprocess.PIPE, timeout=200)
+    said = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert done.returncode == 0 and len(said) == 50, said
+    assert sum(text.count("trained   ") for text in said.values()) == 2, said
+    assert sum("nothing to do: " in text for text in said.values()) > 40  # they did meet
+    states = json.loads(run("sweep", "status", grid, "--results", "fifty", "--json", cwd=dataset).stdout)
+    assert (states["count"], states["done"]) == (2, 2)
+
+
 def test_ctrl_c_loses_nothing(dataset, write_grid):
     grid = write_grid(
         "stop", "norm", "{seed: [0, 1], train.epochs: [12]}"

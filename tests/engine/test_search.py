@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medpeft_cli.engine.loop import Micro, Plan
-from medpeft_cli.engine.search import search
+from medpeft_cli.engine.search import _Study, search
 from medpeft_cli.errors import DataError, RecipeError, RunError
 from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted
@@ -185,6 +185,23 @@ def test_a_line_that_a_full_disk_left_half_written_is_cut_off(recipe_of, tmp_pat
         file.write('{"op_code": 5, "work')
     found = search(recipe_of(), tmp_path / "study", Builder())
     assert len(found["trials"]) == 6 and all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_a_half_line_of_a_process_that_died_does_not_spoil_the_next_line_of_those_that_live(recipe_of, tmp_path):
+    journal = tmp_path / "study" / "journal.log"
+    other = _Study(recipe_of(), tmp_path / "study", Builder())  # open all the time
+
+    class Beside(Builder):
+        def __call__(self, recipe, folder):
+            if len(self.asked) in (2, 4):
+                with journal.open("a") as file:
+                    file.write('{"op_code": 5, "work')
+                assert len(other.trials) == 6
+            return super().__call__(recipe, folder)
+
+    found = search(recipe_of(), tmp_path / "study", Beside())
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+    assert other.summary() == found and len(found["trials"]) == 6
 
 
 def test_a_damaged_journal_is_an_error_with_a_next_step(recipe_of, tmp_path):
