@@ -182,26 +182,24 @@ def test_twenty_runs_survive_everything(tmp_path, write_recipe):
     (tmp_path / "twenty.yaml").write_text("grids: [many.yaml, one.yaml]\n")
     sweep = Sweep(tmp_path, "many.yaml")
     sweep("submit", "--partition", "low", "--time", "10:00")
-    folder, owner = sweep.working()
+    told, owner = sweep.working()
     signalled(owner["job"])
-    sweep.starts_again(folder)
-    assert sweep.asked_again() == 1
-    folder, owner = sweep.working()
+    until(lambda: sweep.asked_again() == 1, "the signal was not heard")
+    requeued, owner = sweep.working()
     slurm("scontrol", "requeue", owner["job"])
-    sweep.starts_again(folder)
     _, owner = sweep.working()
     os.kill(owner["pid"], signal.SIGKILL)
     _, owner = sweep.working()
     slurm("scancel", owner["job"])
-    folder, _ = sweep.working()  # preempted by the job of a higher partition
+    preempted, _ = sweep.working()  # by the job of a higher partition
     slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
-    sweep.starts_again(folder)
-    assert sweep.asked_again() >= 2
-    folder, _ = sweep.working()
+    until(lambda: sweep.asked_again() >= 2, "nobody was preempted")
+    fallen, _ = sweep.working()  # with its node
     node = slurm("sinfo", "-h", "-N", "-o", "%N").splitlines()[0]
     slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm("scontrol", "update", f"nodename={node}", "state=resume")
-    sweep.starts_again(folder)
+    for folder in (told, requeued, preempted, fallen):
+        sweep.starts_again(folder)
     until(idle, "the array does not end")
 
     # what was killed and what was cancelled is still to be done; now with a time limit, which the long run meets
