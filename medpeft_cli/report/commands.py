@@ -5,7 +5,7 @@ import shlex
 
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import Table
-from medpeft_cli.report.text import clean
+from medpeft_cli.report.text import COMMAND, uncut
 
 ROW_FIELDS = ("data.card", "data.root", "data.fraction", "data.k_shot", "backbone.name", "backbone.weights")
 
@@ -47,9 +47,8 @@ def _command(here: Run, column: list[Run], seed: int, *, own: bool) -> str:
         return ""
     if there.seed != seed:
         words = [*_without_seed(words), "--seed", str(seed)]
-    return clean(
-        shlex.join([*words, *(word for name in changed for word in ("--set", f"{name}={changed[name]}"))]), 2000
-    )
+    words += [word for name in changed for word in ("--set", f"{name}={changed[name]}")]
+    return uncut(shlex.join(words), COMMAND)
 
 
 def _root_follows_card(here: Run, there: Run) -> bool:

@@ -13,6 +13,7 @@ from medpeft_cli.metrics.names import CLASSIFICATION
 from medpeft_cli.metrics.paired import Difference, delong, holm, mcnemar, paired_bootstrap, resampled
 from medpeft_cli.metrics.predictions import Predictions, read_predictions
 from medpeft_cli.report import text
+from medpeft_cli.report.ranks import critical_difference
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import Block, Table
 
@@ -136,18 +137,6 @@ def compare(table: Table, baseline: str) -> TableTests:
 def smallest_wilcoxon_p(datasets: int) -> float:
     """Return the smallest two-sided p of Wilcoxon's signed-rank test of N pairs: 2 / 2ᴺ."""
     return 2.0 ** (1 - datasets)
-
-
-def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
-    """Return Nemenyi's critical difference of average ranks (Demšar 2006, JMLR 7:1, eq. in 3.2.2).
-
-    Args:
-        methods: k ≥ 2.
-        datasets: N ≥ 1.
-        alpha: level, 0–1.
-    """
-    q = stats.studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
-    return float(q * math.sqrt(methods * (methods + 1) / (6 * datasets)))
 
 
 def _method(table: Table, j: int) -> str:

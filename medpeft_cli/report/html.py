@@ -50,6 +50,7 @@ def html(report: Report) -> str:
                 "sheets": [_sheet(sheet, views) for sheet in report.sheets if sheet.demo == demo],
                 "figures": [_figure(drawing) for drawing in figures if drawing.demo == demo],
                 "lists": _lists(mine, views),
+                "not_drawn": not_drawn(report, demo=demo),
                 "without": [_without(run, views) for run in mine if not run.test],
             }
         )
@@ -58,7 +59,6 @@ def html(report: Report) -> str:
         "report/page.html",
         parts=parts,
         problems=[(text.clean(path, 120), text.clean(reason, 300)) for path, reason in report.problems],
-        not_drawn=not_drawn(report),
         revisions=sorted(report.revisions),
         data=Markup(embedded(views.data())),  # noqa: S704  no "<" is left in it
         script=Markup(script),  # noqa: S704  our own
@@ -161,5 +161,5 @@ def _without(run: Run, views: Views) -> dict[str, Any]:
         "link": views.link([run]),
         "state": other_state(run),
         "reason": text.clean(run.reason, 300),
-        "command": text.clean(run.command or "", 2000),
+        "command": text.uncut(run.command or "", text.COMMAND),
     }

@@ -218,7 +218,8 @@ function showRun(run) {
     section("Confusion on the test split", run.test && run.test.classes && (run.test.matrix || run.test.confused) ? matrixOf(run.test) : null),
     section("Reliability on the test split", run.bins.length ? reliabilityOf(run.bins) : null),
     section("Curves", curvesOf(run.curve)),
-    section("Samples", run.samples ? make("img", { src: run.samples, alt: "Generated pictures of this run" }) : null),
+    section("Samples", run.samples ? make("img", { src: run.samples, alt: "Generated pictures of this run" })
+      : run.unshown ? make("p", { class: "soft" }, "in ", make("code", {}, run.unshown)) : null),
     section("Counts and cost", pairs(run.counts)),
     section("Recipe", pairs({ seed: String(run.seed), ...data.recipes[run.recipe] })),
     section("How the test split was scored", run.test ? pairs(data.protocols[run.test.protocol]) : null),

@@ -72,7 +72,7 @@ class Views:
             "seed": run.seed,
             "demo": run.demo,
             "state": run.status,
-            "command": text.clean(run.command or "", 2000),
+            "command": text.uncut(run.command or "", text.COMMAND),
             "folder": text.clean(_relative(run.folder, self._results), LONGEST),
             "error": _lines(run) if not run.test else "",
             "recipe": self._once("recipes", _flat(recipe)),
@@ -91,8 +91,8 @@ class Views:
                 "trained, head": f"{counts.head:,}",
                 "all parameters": f"{counts.total:,}",
             }
-        if samples := self._samples(run):
-            view["samples"] = samples
+        if path := newest_samples(run):
+            view |= self._samples(path)
         return view
 
     def _scores(self, scores: Scores) -> dict[str, Any]:
@@ -112,17 +112,18 @@ class Views:
             shown["confused"] = sorted(wrong, reverse=True)[:CONFUSIONS]
         return shown
 
-    def _samples(self, run: Run) -> str:
-        """Return the newest pictures of a run as a data address; "" where there are none, or too many runs have some."""
-        path = newest_samples(run)
-        picture = open_picture(path) if path and self._with_samples < SAMPLES else None
+    def _samples(self, path: Path) -> dict[str, str]:
+        """Return pictures as a data address, or where they are once the page has enough; nothing if they are none."""
+        if self._with_samples >= SAMPLES:
+            return {"unshown": f"{text.clean(_relative(path, self._results), LONGEST)} (the page has {SAMPLES} others)"}
+        picture = open_picture(path)
         if picture is None:
-            return ""
+            return {}
         self._with_samples += 1
         picture.thumbnail((SAMPLE_PIXELS, SAMPLE_PIXELS))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=80)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return {"samples": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"}
 
 
 def _relative(folder: Path, results: Path) -> str:

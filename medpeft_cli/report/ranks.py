@@ -1,5 +1,6 @@
-"""Places among numbers: marks of the best and second best, and ranks by a named tie rule."""
+"""Places among numbers: marks of the best and second best, ranks by a named tie rule, and by how much ranks must differ."""
 
+import math
 from collections.abc import Sequence
 
 TIES = {  # names of scipy.stats.rankdata
@@ -31,3 +32,16 @@ def marks(values: Sequence[float | None], digits: int, higher_is_better: bool) -
     if len(places) < 2:
         return [""] * len(printed)
     return ["best" if value == places[0] else "second" if value == places[1] else "" for value in printed]
+
+
+def critical_difference(methods: int, rows: int) -> float:
+    """Return by how much two average ranks must differ to be different at α = 0.05 (Nemenyi; Demšar 2006, JMLR 7, section 3.2.2).
+
+    Args:
+        methods: k ≥ 2 that are ranked.
+        rows: N ≥ 1 datasets that rank them.
+    """
+    from scipy.stats import studentized_range
+
+    quantile = studentized_range.ppf(0.95, methods, math.inf) / math.sqrt(2)
+    return float(quantile * math.sqrt(methods * (methods + 1) / (6 * rows)))

@@ -8,6 +8,7 @@ from medpeft_cli.report.ranks import TIES
 from medpeft_cli.report.records import Problem, Run
 from medpeft_cli.report.table import Block, Cell, Table
 
+COMMAND = 2000  # characters of a command line that is shown
 LONGEST = 60  # characters of a label that comes from data
 OVER = {"dataset": "datasets", "fraction": "training sets"}
 FAMILIES = {"cnn": "CNN backbones", "vit": "ViT backbones", "unet": "text-to-image U-Nets"}
@@ -22,6 +23,12 @@ def clean(text: str, longest: int = LONGEST) -> str:
     if not shown.isprintable():
         shown = "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn") else sign for sign in shown)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def uncut(text: str, longest: int) -> str:
+    """Return `clean` text, or "" where it would have to be shortened: half a command is none."""
+    shown = clean(text, longest + 1)
+    return shown if len(shown) <= longest else ""
 
 
 def markdown(text: str) -> str:

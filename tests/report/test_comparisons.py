@@ -14,7 +14,8 @@ from medpeft_cli.metrics.classification import point
 from medpeft_cli.metrics.predictions import write_predictions
 from medpeft_cli.report import Question, build_report, files, render
 from medpeft_cli.report.comparison_sheets import probability
-from medpeft_cli.report.comparisons import critical_difference, smallest_wilcoxon_p
+from medpeft_cli.report.comparisons import smallest_wilcoxon_p
+from medpeft_cli.report.ranks import critical_difference
 
 CLASSES = ("nv", "mel", "bcc")
 DATASETS = ("breastus", "fitzpatrick", "isic", "smdg", "pneumonia")
@@ -197,6 +198,7 @@ def test_a_p_that_one_seed_does_not_have_is_not_the_largest_of_the_others(tested
 def test_facts_of_the_field_notes():
     assert smallest_wilcoxon_p(5) == stats.wilcoxon([1, 2, 3, 4, 5]).pvalue
     assert critical_difference(17, 5) == pytest.approx(11.05, abs=0.005)
+    assert critical_difference(4, 14) == pytest.approx(2.569 * (4 * 5 / (6 * 14)) ** 0.5, rel=1e-3)  # Demšar, table 5
 
 
 def test_without_a_baseline_nothing_is_read_or_said(tested):

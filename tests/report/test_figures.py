@@ -7,15 +7,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from scipy.stats import studentized_range
 
 from medpeft_cli.metrics.classification import score
 from medpeft_cli.metrics.predictions import read_predictions
 from medpeft_cli.report import build_report
 from medpeft_cli.report.figures import drawings, not_drawn, write_figures
+from medpeft_cli.report.figures.fractions import crossovers
 from medpeft_cli.report.figures.plan import figure_tables
 from medpeft_cli.report.figures.samples import common_prompts, heading
-from medpeft_cli.report.figures.scores import COSTS, Point, cost_points, critical_difference, crossovers, pareto
+from medpeft_cli.report.figures.scatter import COSTS, Point, cost_points, pareto
 from medpeft_cli.report.run_files import history, newest_samples, open_picture, reliability, untuned_folder
 from tests.report.run_folder import add_pictures, add_predictions, cost, fill, generated
 
@@ -75,14 +75,6 @@ def test_the_papers_resnet_front_leaves_out_tsa():
     """Section 6.10 of the reference sheet: TSA (10.6M, 0.83) is beaten by SSF (60.6K, 0.85)."""
     tsa, ssf = Point(10.6e6, 0.83, 0, None), Point(60.6e3, 0.85, 0, None)
     assert pareto([tsa, ssf], True) == [ssf]
-
-
-def test_the_critical_difference_is_nemenyis():
-    assert critical_difference(17, 5) == pytest.approx(11.05, abs=0.005)
-    assert critical_difference(4, 14) == pytest.approx(
-        2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3
-    )  # Demšar 2006, table 5
-    assert studentized_range.ppf(0.95, 4, np.inf) / np.sqrt(2) == pytest.approx(2.569, abs=5e-4)
 
 
 def test_costs_are_of_one_device(record, results):
@@ -224,6 +216,19 @@ def test_a_caption_on_crossovers_names_what_is_crossed(record, results):
     assert "Crossovers with Full FT (lr 0.001): SSF at 22 %." in caption(ssf, full, once)
 
 
+def test_methods_that_a_figure_leaves_out_are_named(record, results):
+    records = [record(d, m, **cost()) for d in ("isic", "smdg") for m in ("full", "ssf", "lora")]
+    records += [record("isic", "norm", **cost()), record("smdg", "bias", parameters=None)]
+    lacking = cost(memory={"peak_bytes": None}, parameters=None)
+    records += [record(d, "linear", **lacking) for d in ("isic", "smdg")]
+    found = {drawing.name: drawing.caption for drawing in drawings(build_report(results(*records)))}
+    out = "Not drawn, without score and {} on every dataset: {}."
+    assert out.format("count", "Linear probing, BitFit, LayerNorm tuning") in found["parameters-vit"]
+    memory, time = "peak memory of training", "training time of a run"
+    named = f"Linear probing, BitFit, LayerNorm tuning ({memory}); BitFit, LayerNorm tuning ({time})"
+    assert out.format("cost", named) in found["cost-vit"]
+
+
 def test_demo_and_real_results_are_in_figures_of_their_own(record, results):
     records = [record(method=m, demo=demo) for m in ("ssf", "lora") for demo in (True, False)]
     tables = figure_tables(build_report(results(*records)))
@@ -253,5 +258,5 @@ def test_runs_without_results_give_no_figure(record, results):
 
 def test_too_many_rows_are_named(record, results):
     report = build_report(results(*(record(f"set{i}") for i in range(14))))
-    assert "of 2 more rows" in not_drawn(report)
+    assert "of 2 more rows" in not_drawn(report, demo=False) and not_drawn(report, demo=True) == ""
     assert sum(drawing.name.startswith("confusion") for drawing in drawings(report)) == 12

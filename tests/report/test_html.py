@@ -180,6 +180,18 @@ def test_pictures_that_are_none_are_left_out(page, record, results):
     assert all("samples" not in run for run in page(folder=folder).data["runs"].values())
 
 
+def test_what_is_too_long_or_too_many_is_said_not_cut(page, record, results, monkeypatch):
+    monkeypatch.setattr("medpeft_cli.report.page_data.SAMPLES", 1)
+    long = "medpeft finetune a.yaml --set " + "x" * 2000
+    folder = results(generated(record, command=long), generated(record, "lora"))
+    for path in folder.rglob("record.json"):
+        add_pictures(path.parent)
+    runs = {run["method"]: run for run in page(folder=folder).data["runs"].values()}
+    assert runs["bias"]["command"] == "" and runs["lora"]["command"] != ""
+    (unshown,) = [run["unshown"] for run in runs.values() if "samples" not in run]
+    assert "samples/step-000010.png (the page has 1 others)" in unshown
+
+
 def test_the_command_writes_page_and_figures_without_torch(record, results, root):
     folder = results(record())
     code = (

@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from medpeft_cli.files import atomic_path
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
-from medpeft_cli.report.figures import runs, samples, scores
+from medpeft_cli.report.figures import fractions, ranks, runs, samples, scatter
+from medpeft_cli.report.figures.panels import main_blocks
 from medpeft_cli.report.figures.style import encode, look
+from medpeft_cli.report.ranks import critical_difference
 from medpeft_cli.report.run_files import history
 from medpeft_cli.report.table import Block, Table, TableSpec, pivot
 
 ROWS = 12  # of a table of which runs are drawn: the figures of a thousand runs stay readable
+LISTED = 12  # methods that a caption names
 FORMS = ("pdf", "png")
 
 
@@ -73,9 +76,9 @@ def figure_tables(report: Report) -> list[Table]:
     return sorted(tables, key=lambda table: table.demo)
 
 
-def not_drawn(report: Report) -> str:
-    """Return a sentence on rows whose runs are not drawn because there are too many; "" if all are."""
-    rows = sum(max(len(table.rows) - ROWS, 0) for table in figure_tables(report))
+def not_drawn(report: Report, *, demo: bool) -> str:
+    """Return a sentence on rows of real or demo runs that are not drawn because there are too many; "" if all are."""
+    rows = sum(max(len(table.rows) - ROWS, 0) for table in figure_tables(report) if table.demo == demo)
     return f"Curves, matrices and reliability of {rows} more rows are not drawn; each run has its own." if rows else ""
 
 
@@ -101,34 +104,40 @@ def _of_table(table: Table) -> Iterator[Drawing]:
             _slug("fractions", table.family, dataset),
             f"{metric} against training data, {text.clean(dataset)}",
             f"Mean over seeds, bars ± standard deviation. {_crossed(table, groups)}",
-            partial(scores.fractions, table, groups),
+            partial(fractions.fractions, table, groups),
         )
-    if blocks := scores.blocks_with_parameters(table):
+    if blocks := scatter.blocks_with_parameters(table):
         several = any(len(block.rows) > 1 for block in blocks)
+        missing = [
+            (text.heading(table, block), scatter.undrawn(table, block, scatter.parameter_points(table, block)))
+            for block in blocks
+        ]
         yield Drawing(
             _slug("parameters", table.family),
             f"{metric} against trained parameters",
-            f"{'Mean over the datasets. ' if several else ''}{FRONT.format('trained parameters')}",
-            partial(scores.parameters, table),
+            f"{'Mean over the datasets. ' if several else ''}{FRONT.format('trained parameters')}"
+            f"{_undrawn(missing, 'score and count')}",
+            partial(scatter.parameters, table),
         )
-    for block in scores.main_blocks(table):
-        if any(len(scores.cost_points(table, block, measure)) > 1 for measure in scores.COSTS.values()):
+    for block in main_blocks(table):
+        if points := scatter.known_costs(table, block):
+            missing = [(name.partition(",")[0], scatter.undrawn(table, block, each)) for name, each in points.items()]
             yield Drawing(
                 _slug(
                     "cost", table.family, *_labels(table, block.rows[0], table.across if len(block.rows) > 1 else "")
                 ),
                 f"{metric} against cost, {text.heading(table, block) or text.subtitle(table) or 'all runs'}",
-                f"{FRONT.format('cost')} {_devices(table, block)}",
-                partial(scores.cost, table, block),
+                f"{FRONT.format('cost')} {_devices(table, block)}{_undrawn(missing, 'score and cost')}",
+                partial(scatter.cost, table, block),
             )
-    if blocks := scores.ranked_blocks(table):
+    if blocks := ranks.ranked_blocks(table):
         yield Drawing(
             _slug("ranks", table.family),
             f"Ranks by {table.info.title}",
             " ".join(map(partial(_power, table), blocks)),
-            partial(scores.ranks, table),
+            partial(ranks.ranks, table),
         )
-    whole = [i for block in scores.main_blocks(table) for i in block.rows]
+    whole = [i for block in main_blocks(table) for i in block.rows]
     for i in [*whole, *(i for i in range(len(table.rows)) if i not in whole)][:ROWS]:
         yield from _of_row(table, i)
 
@@ -137,40 +146,48 @@ FRONT = "Filled and joined: the Pareto front; hollow: another method is at least
 
 
 def _of_row(table: Table, i: int) -> Iterator[Drawing]:
-    cells, labels = table.cells[i], _labels(table, i)
+    cells = table.cells[i]
     place = " · ".join(text.label(name, table.rows[i][name]) for name in table.spec.rows)
+
+    def drawing(kind: str, title: str, caption: str, draw: Callable[[Table, int], Figure]) -> Drawing:
+        name = _slug(kind, table.family, *_labels(table, i))
+        return Drawing(name, f"{title}, {place}", caption, partial(draw, table, i), photographs=kind == "samples")
+
     if any(history(run) for cell in cells for run in cell.runs):
-        yield Drawing(
-            _slug("curves", table.family, *labels),
-            f"Training curves, {place}",
-            "Mean over seeds and their range.",
-            partial(runs.curves, table, i),
-        )
+        yield drawing("curves", "Training curves", "Mean over seeds and their range.", runs.curves)
     if runs.scored(cells):
-        yield Drawing(
-            _slug("confusion", table.family, *labels),
-            f"Confusion on the test split, {place}",
-            "Sum over seeds; each row is 100 % of the images of a true class.",
-            partial(runs.confusion, table, i),
-        )
+        caption = "Sum over seeds; each row is 100 % of the images of a true class."
+        yield drawing("confusion", "Confusion on the test split", caption, runs.confusion)
     if runs.calibrated(cells):
-        yield Drawing(
-            _slug("reliability", table.family, *labels),
-            f"Reliability on the test split, {place}",
+        caption = (
             "Test images of all seeds together in 15 bins of confidence, dots by their number; below the diagonal a "
-            "method is too sure of itself. ECE of the pooled images.",
-            partial(runs.reliabilities, table, i),
+            "method is too sure of itself. ECE of the pooled images."
         )
-    if shown := [run for cell in cells if (run := samples.shown_run(cell))]:  # noqa: SIM102
-        if samples.common_prompts(shown):
-            yield Drawing(
-                _slug("samples", table.family, *labels),
-                f"Generated pictures, {place}",
-                "The same prompts and seeds by each method; where the prepared dataset is at hand, its picture is beside "
-                "them, under the dataset's licence.",
-                partial(samples.samples, table, i),
-                photographs=True,
-            )
+        yield drawing("reliability", "Reliability on the test split", caption, runs.reliabilities)
+    shown = [run for cell in cells if (run := samples.shown_run(cell))]
+    if shown and samples.common_prompts(shown):
+        caption = (
+            "The same prompts and seeds by each method; where the prepared dataset is at hand, its picture is beside "
+            "them, under the dataset's licence."
+        )
+        yield drawing("samples", "Generated pictures", caption, samples.samples)
+
+
+def _undrawn(missing: Sequence[tuple[str, list[str]]], what: str) -> str:
+    """Return a sentence on the methods that some panels lack; "" for none.
+
+    Args:
+        missing: what a panel shows, and the methods that it lacks.
+        what: they lack on a dataset.
+    """
+    alike = len({tuple(names) for _, names in missing}) == 1
+    said = [
+        f"{', '.join(names[:LISTED])}{f' and {len(names) - LISTED:,} more' if len(names) > LISTED else ''}"
+        f"{f' ({panel})' if panel and not alike else ''}"
+        for panel, names in (missing[:1] if alike else missing)
+        if names
+    ]
+    return f" Not drawn, without {what} on every dataset: {'; '.join(said)}." if said else ""
 
 
 def _fraction_groups(table: Table) -> dict[str, list[list[int]]]:
@@ -182,36 +199,36 @@ def _fraction_groups(table: Table) -> dict[str, list[list[int]]]:
         groups.setdefault(tuple(row[name] for name in table.spec.rows if name != "fraction"), []).append(i)
     found: dict[str, list[list[int]]] = {}
     for rows in groups.values():
-        if any(len(scores.series(table, rows, j)) > 1 for j in range(len(table.columns))):
+        if any(len(fractions.series(table, rows, j)) > 1 for j in range(len(table.columns))):
             found.setdefault(table.rows[rows[0]].get("dataset", "all"), []).append(rows)
     return found
 
 
 def _crossed(table: Table, groups: Sequence[Sequence[int]]) -> str:
     """Return the crossovers in words."""
-    columns = [j for group in groups if (j := scores.full_tuning(table, group)) is not None]
+    columns = [j for group in groups if (j := fractions.full_tuning(table, group)) is not None]
     if not columns:
         return "No curve of full fine-tuning to cross."
     full = " or ".join(dict.fromkeys(text.column_title(table.columns[j]) for j in columns))
     said = []
     for group in groups:
         where = " · ".join(_labels(table, group[0], "fraction", "dataset"))
-        for name, places in scores.crossed(table, group):
+        for name, places in fractions.crossed(table, group):
             at = " and ".join(f"{x:.2g} %" for x in places)
             said.append(f"{name} at {at}{f' ({where})' if where and len(groups) > 1 else ''}")
     return f"Crossovers with {full}: {', '.join(said)}." if said else f"No curve crosses that of {full}."
 
 
 def _devices(table: Table, block: Block) -> str:
-    first, *others = scores.cost_devices(table, block.rows)
+    first, *others = scatter.cost_devices(table, block.rows)
     left = f" (runs on {', '.join(map(text.clean, others))} are left out)" if others else ""
     return f"Medians over the runs on {text.clean(first)}{left}."
 
 
 def _power(table: Table, block: Block) -> str:
     """Return what the ranks of a block can tell: fewer datasets than methods rarely part any two."""
-    number, rows = sum(rank is not None for rank in block.ranks), len(scores.complete_rows(table, block))
-    difference = scores.critical_difference(number, rows)
+    number, rows = sum(rank is not None for rank in block.ranks), len(ranks.complete_rows(table, block))
+    difference = critical_difference(number, rows)
     average = [rank for rank in block.ranks if rank is not None]
     told = (
         "no two methods are further apart"

@@ -138,7 +138,10 @@ def reliabilities(table: Table, row: int) -> Figure:
         axes.plot([left, left + side], [top + side, top], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
         axes.vlines(x, ideal, y, color=looks[j].colour, linewidth=1, alpha=0.6)
         axes.scatter(x, y, [4 + 60 * each.images / total for each in bins], color=looks[j].colour, zorder=3)
-        tiles.text(left + 0.05, top + 0.04, f"ECE {error:.3f}", ha="left", va="top", fontsize=6.5)
+        tiles.text(
+            left + side - 0.04, top + side - 0.05, f"ECE {error:.3f}", ha="right", va="bottom", fontsize=6.5, zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
         for share in (0, 0.5, 1):
             if k % ACROSS == 0:
                 tiles.text(left - 0.05, top + side * (1 - share), f"{share:g}", ha="right", fontsize=6)
