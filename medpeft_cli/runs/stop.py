@@ -43,6 +43,7 @@ def stoppable(*, hangup: bool = False) -> Iterator[None]:
         Stopped: passed on from within, after SLURM was asked to start the job again where that is due.
     """
     global _received, _progressed
+    _progressed = False
     numbers = [signal.SIGTERM, signal.SIGUSR2]
     if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -54,7 +55,7 @@ def stoppable(*, hangup: bool = False) -> Iterator[None]:
             console.warn(f"SLURM does not start this job again: {refusal}; submit it again, and the run goes on")
         raise
     finally:
-        _received, _progressed = None, False
+        _received = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

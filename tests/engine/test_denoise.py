@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, predict_noise
 from medpeft_cli.engine.latents import encode_dataset
 from medpeft_cli.errors import DataError
+from tests.toys import SECOND_WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_xl_is_told_size_and_crop(task_of):
     task.loss(model, micro)
     added = model.asked[0][3]
     assert added["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 4
-    assert added["text_embeds"].shape == (4, 16)
+    assert added["text_embeds"].shape == (4, SECOND_WIDTH)
 
 
 def test_validation_is_fixed_whatever_the_seed_and_has_no_dropped_prompt(task_of):
