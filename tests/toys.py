@@ -87,7 +87,10 @@ def toy_pipeline(folder: Path | str, kind: str = "sd1", variant: str | None = No
     parts = {"vae": vae, "unet": toy_unet(kind), "scheduler": SCHEDULERS[kind]()}
     parts |= {"text_encoder": toy_text_encoder(CLIPTextModel), "tokenizer": toy_tokenizer()}
     if kind == "sdxl":
-        second = {"text_encoder_2": toy_text_encoder(CLIPTextModelWithProjection, SECOND_WIDTH), "tokenizer_2": toy_tokenizer()}
+        second = {
+            "text_encoder_2": toy_text_encoder(CLIPTextModelWithProjection, SECOND_WIDTH),
+            "tokenizer_2": toy_tokenizer(),
+        }
         pipeline = StableDiffusionXLPipeline(**parts, **second)
     else:
         off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -146,7 +149,9 @@ def toy_single_file(folder: Path, file: Path, kind: str = "sd1") -> Path:
 
 def open_clip_names(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Return a text encoder's tensors as open_clip has them: query, key and value in one, the projection transposed."""
-    tensors = {name.removeprefix("text_model."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        name.removeprefix("text_model."): tensor for name, tensor in load_file(folder / "model.safetensors").items()
+    }
     renamed = {}
     for name, tensor in tensors.items():
         if "text_projection" in name:
