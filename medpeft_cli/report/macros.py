@@ -91,9 +91,11 @@ def _numbers(table: Table, printed: Printed | None, tests: Sequence["TableTests"
             if printed and (number := printed.cells[i][j]):
                 yield (*names, f"{metric}paper"), escape(number.text)
     for b, block in enumerate(table.blocks):
-        yield from _summaries(table, block, metric, printed and printed.means[b], printed and printed.ranks[b])
+        yield from _summaries(
+            table, block, metric, printed.means[b] if printed else None, printed.ranks[b] if printed else None
+        )
     if table.combined:
-        yield from _summaries(table, table.combined, metric, None, printed and printed.combined)
+        yield from _summaries(table, table.combined, metric, None, printed.combined if printed else None)
     for each in tests:
         yield from _tested(each, metric)
 
@@ -135,11 +137,11 @@ def _tested(tests: "TableTests", metric: str) -> Iterator[tuple[Key, str]]:
             if not math.isnan(value):
                 yield (*names, f"{metric}p{kind}"), probability(value).replace("<", "$<$")
 
-    for row in tests.rows:
-        for each in row.comparisons:
+    for tested in tests.rows:
+        for each in tested.comparisons:
             found = each.difference
             p = {"bootstrap": found.p, "mcnemar": each.p_mcnemar, "delong": each.p_delong}
-            yield from numbers(_names(table, row.row, each.column), (found.value, found.low, found.high), p)
+            yield from numbers(_names(table, tested.row, each.column), (found.value, found.low, found.high), p)
     for over in tests.blocks:
         for effect in over.effects:
             row = next(i for i in table.blocks[over.block].rows if table.cells[i][effect.column].runs)

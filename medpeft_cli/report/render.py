@@ -151,26 +151,24 @@ def _csv(report: Report) -> str:
             for j, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
                 low, high = cell.interval or ("", "")
                 counts = next((run.parameters for run in cell.runs if run.parameters), None)
-                values = (
-                    whole
-                    | row
-                    | column
-                    | {
-                        "state": cell.state or "value",
-                        "mean": cell.mean,
-                        "sd": cell.sd,
-                        "seeds": len(cell.values),
-                        "low": low,
-                        "high": high,
-                        "mark": cell.mark,
-                        "rank": cell.rank,
-                        "parameters_method": counts.method if counts else "",
-                        "parameters_head": counts.head if counts else "",
-                        "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                        "to_run": " && ".join(to_run(table, i, j)),
-                    }
-                    | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
-                )
+                values = {
+                    **whole,
+                    **row,
+                    **column,
+                    "state": cell.state or "value",
+                    "mean": cell.mean,
+                    "sd": cell.sd,
+                    "seeds": len(cell.values),
+                    "low": low,
+                    "high": high,
+                    "mark": cell.mark,
+                    "rank": cell.rank,
+                    "parameters_method": counts.method if counts else "",
+                    "parameters_head": counts.head if counts else "",
+                    "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
+                    "to_run": " && ".join(to_run(table, i, j)),
+                    **(_printed_data(printed.cells[i][j], cell.mean) if printed else {}),
+                }
                 writer.writerow(_inert_line(values))
         for line in _summary_lines(table, printed):
             writer.writerow(_inert_line(whole | line))
@@ -181,12 +179,14 @@ def _summary_lines(table: Table, printed: Printed | None) -> Iterator[dict[str, 
     """Yield a line for each mean and average rank; the label that it is over is empty."""
     for b, block in enumerate(table.blocks):
         labels = {name: label for name, label in table.rows[block.rows[0]].items() if name != table.across}
-        yield from _summary(table, labels, "mean", block.means, block.mean_marks, printed and printed.means[b])
+        yield from _summary(table, labels, "mean", block.means, block.mean_marks, printed.means[b] if printed else None)
         if not table.combined:
-            yield from _summary(table, labels, "rank", block.ranks, block.rank_marks, printed and printed.ranks[b])
+            yield from _summary(
+                table, labels, "rank", block.ranks, block.rank_marks, printed.ranks[b] if printed else None
+            )
     if table.combined:
         ranks, marks = table.combined.ranks, table.combined.rank_marks
-        yield from _summary(table, {}, "rank", ranks, marks, printed and printed.combined)
+        yield from _summary(table, {}, "rank", ranks, marks, printed.combined if printed else None)
 
 
 def _summary(
