@@ -69,12 +69,11 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, *, told: str = "") -> Iterator[None]:
-    """Hold a lock file against other processes, which wait; the system frees it when this process dies.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file for a moment against other processes, which wait; the system frees it when this process dies.
 
     Args:
         path: the lock file; made with its folder if missing.
-        told: to the user, before waiting.
 
     Raises:
         RunError: if the file cannot be made.
@@ -88,10 +87,6 @@ def locked(path: Path, *, told: str = "") -> Iterator[None]:
         raise unwritable(path.parent, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if told:
-                console.say(told)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system without locks
             console.warn(f"{path.parent}: not locked against a second process: {error.strerror}")

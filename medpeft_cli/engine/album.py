@@ -14,6 +14,7 @@ from PIL import Image
 
 from medpeft_cli.errors import DataError
 from medpeft_cli.files import atomic_path, locked, read_json, sha256_file, unwritable, write_json, write_text
+from medpeft_cli.runs.stop import note_progress
 
 LISTING, PROTOCOL, SHEET = "images.jsonl", "generation.json", "contact-sheet.png"
 SHEET_COLUMNS, SHEET_IMAGES, GAP = 8, 48, 2
@@ -103,6 +104,7 @@ class Album:
             if file.seek(0, io.SEEK_END) and (file.seek(-1, io.SEEK_END), file.read())[1] != b"\n":
                 file.write(b"\n")  # a process was killed within its line
             file.write(f"{json.dumps(line)}\n".encode())
+        note_progress()
 
     def finish(self, jobs: Sequence[Job]) -> int:
         """Put the lines in order and make the contact sheet, once every picture is listed; return how many are not yet.

@@ -25,6 +25,7 @@ class State:
     best_step: int | None = None  # optimiser steps done by then
     best_value: float | None = None
     seconds: float = 0.0  # spent training, over all starts
+    joules: float | None = None  # taken in those seconds; None where a part of them was not measured
     images: int = 0  # trained on in those seconds
     peak_bytes: int = 0
 

@@ -36,7 +36,7 @@ def joined(
 ) -> Iterator[None]:
     """Be one of the processes of a run: join the others, and leave with them.
 
-    Process 0 passes; every other process ends here, with the exit code of process 0.
+    Process 0 passes; every other process ends here.
 
     Args:
         place: of this process.
@@ -80,13 +80,13 @@ def joined(
         if _leader:
             _leader.end()
         distributed.destroy_process_group()
-        _dismiss(0)
+        _dismiss()
     except BaseException as error:
         if follower:
             follower.leave(error)
         if _leader:
             _leader.claim(error)
-        _dismiss(_exit_code(error))
+        _dismiss()
         raise
     finally:
         ranks.here, _leader = Place(), None
@@ -95,9 +95,9 @@ def joined(
             process.kill()
 
 
-def _dismiss(code: int) -> None:
+def _dismiss() -> None:
     if _leader:
-        _leader.dismiss(code)
+        _leader.dismiss()
 
 
 @contextmanager
@@ -196,9 +196,3 @@ def _be_silent() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)

@@ -15,13 +15,14 @@ from medpeft_cli.engine.checkpoint import Checkpoint, State
 from medpeft_cli.engine.memory import PeakMemory
 from medpeft_cli.engine.optim import build_optimiser, learning_rate
 from medpeft_cli.engine.seed import seed_of
+from medpeft_cli.engine.spending import Joules, Spending
 from medpeft_cli.engine.together import MovingStatistics, add_up, start_alike
 from medpeft_cli.errors import RecipeError, RunError
 from medpeft_cli.methods.adapt import Adapted, hold_norms, refuse_unreached, unreached
 from medpeft_cli.methods.state import get_delta, set_delta
 from medpeft_cli.recipe.schema import Optimisation
 from medpeft_cli.runs.ranks import follows
-from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked
+from medpeft_cli.runs.stop import Stopped, asked_to_leave, leave_if_asked, note_progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOSS_CHECK_STEPS = 50  # steps between two looks at the losses, which wait for the device
@@ -86,6 +87,7 @@ def fit(
     checkpoint: Checkpoint,
     advance: Advance,
     follow: Callable[[dict[str, Any]], None] | None = None,
+    joules: Joules = lambda: None,
 ) -> tuple[State, dict[str, Tensor], dict[str, Any]]:
     """Train until the last step or until patience runs out, going on from the checkpoint if there is one.
 
@@ -101,6 +103,7 @@ def fit(
         checkpoint: where the state is kept.
         advance: called after each optimiser step with the number of steps and a note.
         follow: called with each new entry of the history.
+        joules: reads a counter of the device's energy; None where there is none.
 
     Returns:
         Final state, the delta of the epoch that was picked (CPU tensors), and {peak_bytes, measure}.
@@ -119,7 +122,7 @@ def fit(
     average = _average(parameters, plan)
     adapted.schedule.start(plan.total_steps)
 
-    state, best = State(), {}
+    state, best = State(joules=0.0), {}
     if (saved := checkpoint.load()) is not None:
         state, content = saved
         set_delta(adapted, content["tensors"])
@@ -138,15 +141,15 @@ def fit(
     pending: list[Tensor] = []  # losses still on the device
     reached = False
     peak = PeakMemory(device)
-    started = saved_at = time.monotonic()
+    spending = Spending(state, joules)
+    saved_at = time.monotonic()
 
     def save() -> None:
-        nonlocal written_best, started, saved_at
+        nonlocal written_best, saved_at
         if follows():
             return
         _collect(pending, state, plan, spec, checkpoint)
-        state.seconds += time.monotonic() - started
-        started = time.monotonic()
+        spending.add()
         delta = get_delta(adapted)
         _refuse_non_finite(delta, state, plan, spec)
         if written_best != state.best_epoch:
@@ -206,6 +209,7 @@ def fit(
             pending.append(loss_of_step)
             loss_of_step = torch.zeros((), device=device)
             state.step = micro.step + 1
+            note_progress()
             advance(1)
             if asked_to_leave() or time.monotonic() - saved_at >= spec.checkpoint_seconds:
                 save()
@@ -213,7 +217,7 @@ def fit(
             elif len(pending) >= LOSS_CHECK_STEPS:
                 _collect(pending, state, plan, spec, checkpoint)
         _collect(pending, state, plan, spec, checkpoint)
-        state.seconds += time.monotonic() - started
+        spending.add()
         state.peak_bytes = max(state.peak_bytes, peak.read()["peak_bytes"])
 
         # --- validation picks the epoch; its time and memory are not the method's
@@ -226,7 +230,7 @@ def fit(
                     state.best_epoch, state.best_value, state.best_step = state.epoch, value, _steps(state, plan)
                     best = get_delta(adapted)
         except Stopped:  # the next start validates again
-            started = time.monotonic()
+            spending.go_on()
             save()
             raise
         state.history.append({
@@ -241,7 +245,7 @@ def fit(
         state.epoch, state.step, state.losses = state.epoch + 1, 0, []
         advance(0, note=f"{metric} {value:.3f}")
         peak = PeakMemory(device)
-        started = time.monotonic()
+        spending.go_on()
     if reached:  # something was trained since the start
         save()
     return state, best, {"peak_bytes": state.peak_bytes, "measure": peak.read()["measure"]}

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medpeft_cli.files import locked, unwritable
+from medpeft_cli.files import unwritable
+from medpeft_cli.runs.lock import run_lock
+from medpeft_cli.runs.stop import note_progress
 
 KEY = 32  # hex digits of a key
 
@@ -42,13 +44,14 @@ class RowStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only process that adds rows; waits for another one, and then knows its rows.
+        """Be the only process that adds rows; waits for another one, on whichever machine, and then knows its rows.
 
         Raises:
             RunError: if the folder cannot be written or the disk is full.
+            Stopped: if a signal asks this process to leave while it waits.
         """
         try:
-            with locked(self.folder / "lock", told=f"waiting for another process that writes {self.folder}"):
+            with run_lock(self.folder, wait=True):
                 self._read_keys()
                 for name, size in (("keys.txt", KEY + 1), ("rows.bin", self.row_bytes)):
                     (self.folder / name).touch()
@@ -67,6 +70,7 @@ class RowStore:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        note_progress()
         self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
 
     def _read_keys(self) -> None:

@@ -17,6 +17,7 @@ from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.join import answerable
 from medpeft_cli.engine.loop import Task, fit
 from medpeft_cli.engine.restore import restore_adapter
+from medpeft_cli.engine.spending import ENERGY_MEASURE, energy_counter
 from medpeft_cli.engine.together import told
 from medpeft_cli.engine.track import tracked
 from medpeft_cli.errors import DataError, RunError
@@ -31,11 +32,12 @@ from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.ranks import follows
 from medpeft_cli.runs.record import REPAIR, Copy, Record
 from medpeft_cli.runs.skip import run_directory
-from medpeft_cli.runs.stop import Stopped, leave_if_asked
+from medpeft_cli.runs.stop import Stopped, leave_if_asked, note_progress, progressed
 
 if TYPE_CHECKING:
     from medpeft_cli.engine.search import Build
 
+MOST_IDLE_STARTS = 5  # in a row that SLURM made and asked to leave before anything could be kept
 RELOAD_TOLERANCE = 1e-3  # of the outputs, on devices whose sums are not reproducible; on a CPU they must be equal
 
 
@@ -61,7 +63,7 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
         command: the command line, kept in the record.
 
     Raises:
-        RunError: if memory does not suffice.
+        RunError: if memory does not suffice, or SLURM's time for a start does not.
     """
     run_dir = run_directory(loaded.path, loaded.recipe, results)
     if follows():
@@ -78,6 +80,13 @@ def recorded_run(loaded: Loaded, results: Path, command: str) -> Iterator[Record
         ):
             yield record
     except Stopped as stop:  # one that SLURM starts again is still running
+        idle = record.data.pop("idle_starts", 0) + 1
+        if stop.again and not progressed():
+            if idle == MOST_IDLE_STARTS:
+                error = f"asked to leave in {idle} starts in a row before anything could be kept"
+                record.save(status="failed", error=f"RunError: {error}")
+                raise RunError(f"{run_dir}: {error}", "give the job more time, sbatch --time") from stop
+            record.data["idle_starts"] = idle
         record.save(status="running" if stop.again else "cancelled")
         then = "SLURM is asked to start it again" if stop.again else f"the same command goes on: {command}"
         console.say(f"stopped by a signal at the last checkpoint; {then}")
@@ -159,7 +168,9 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     recipe, adapted, device, run_dir = assembly.recipe, assembly.adapted, assembly.device, record.run_dir
     checkpoint = Checkpoint(run_dir / "checkpoint")
     with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
-        state, best, memory = fit(adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow)
+        state, best, memory = fit(
+            adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow, energy_counter(device)
+        )
     if follows():
         return
     leave_if_asked()
@@ -183,6 +194,7 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
             "images_per_second": round(state.images / max(state.seconds, 1e-9), 2),
         },
         memory=memory | {"device": str(device)},
+        energy={} if state.joules is None else {"train_joules": round(state.joules, 1), "measure": ENERGY_MEASURE},
         selection={
             "metric": select,
             "epoch": state.best_epoch,
@@ -198,6 +210,7 @@ def finish_training(record: Record) -> None:
     if follows():
         return
     record.save(status="trained", error=None)
+    note_progress()
     Checkpoint(record.run_dir / "checkpoint").remove()
 
 

@@ -30,7 +30,7 @@ from medpeft_cli.files import unwritable
 from medpeft_cli.recipe.schema import Recipe
 from medpeft_cli.recipe.search import own_values, takes_whole_numbers, trial_recipe
 from medpeft_cli.runs.lock import BusyError, holder, run_lock
-from medpeft_cli.runs.stop import leave_if_asked
+from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 POLL_SECONDS = 2.0  # between two looks at trials that other processes work on
 PRUNE_FROM = 0.25  # of a trial's steps: before, the rate has hardly left its warm-up
@@ -70,6 +70,7 @@ def search(recipe: Recipe, folder: Path, build: Build) -> dict[str, Any]:
             if not waiting:
                 console.say(f"search    waiting for {len(unfinished)} of them, which other processes work on")
             waiting = True
+            note_progress()
             time.sleep(POLL_SECONDS)
         return study.summary()
     except OSError as error:
@@ -86,13 +87,8 @@ class _Study:
         select = recipe.model_dump()["train"]["select"]
         self.metric = "loss" if select == "last" else select
         self.direction = "minimize" if self.metric == "loss" else "maximize"
-        while True:  # whoever comes first lays out the trials
-            try:
-                with run_lock(folder):
-                    self._open()
-                return
-            except BusyError:
-                time.sleep(POLL_SECONDS / 10)
+        with run_lock(folder, wait=True):  # whoever comes first lays out the trials
+            self._open()
 
     def _open(self) -> None:
         path = self.folder / "journal.log"

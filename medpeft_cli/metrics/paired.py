@@ -53,9 +53,14 @@ def paired_bootstrap(first: np.ndarray, second: np.ndarray, confidence: float = 
     Args:
         first, second: float64 (1 + B,) of `resampled`.
         confidence: of the interval, 0–1.
+
+    Returns:
+        interval and p of NaN where no resample has both values.
     """
     drawn = second[1:] - first[1:]
     drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Difference(float(second[0] - first[0]), *[float("nan")] * 3)
     low, high = percentile_interval(drawn[None], confidence)
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Difference(

@@ -56,7 +56,7 @@ class Diffusion:
         size: side of the square pictures it was made for, pixels.
         title: the last part of its name.
         weights_source: the name it was loaded by, and its variant.
-        weights_sha256: SHA-256 over the U-Net's tensors.
+        weights_sha256: SHA-256 over the tensors of U-Net, VAE and text encoders.
         zeros_without_prompt: zeros stand for no prompt, as XL's pipelines say, not the embedding of "".
     """
 
@@ -116,18 +116,19 @@ def load_diffusion(name: str, *, variant: str | None = None, config: str | None 
             f"pipeline.name: {name!r} predicts {scheduler.config.prediction_type!r}, wanted {' or '.join(PREDICTIONS)}"
         )
     suffixes = ("", "_2") if "text_encoder_2" in parts else ("",)
+    text_encoders = [parts[f"text_encoder{suffix}"] for suffix in suffixes]
     plain: Literal["sd1", "sd2"] = "sd2" if unet.config.use_linear_projection else "sd1"
     return Diffusion(
         unet=unet,
         vae=vae,
-        text_encoders=[parts[f"text_encoder{suffix}"] for suffix in suffixes],
+        text_encoders=text_encoders,
         tokenizers=[parts[f"tokenizer{suffix}"] for suffix in suffixes],
         scheduler=scheduler,
         kind="sdxl" if "text_encoder_2" in parts else plain,
         size=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
         title=path.stem if path.is_file() else re.split(r"[\\/]", name.rstrip("\\/"))[-1],
         weights_source=name if variant is None else f"{name} ({variant})",
-        weights_sha256=state_sha256(unet),
+        weights_sha256=state_sha256(nn.ModuleList([unet, vae, *text_encoders])),
         zeros_without_prompt=parts["zeros_without_prompt"],
     )
 

@@ -52,6 +52,7 @@ class Report:
         tables: real results before demo ones, never mixed.
         unplaced: runs that ended before they knew their place in a table.
         problems: records that could not be read, or were there twice; runs that have no such metric.
+        filtered: which runs were asked for by `where`, and how many others there are, as a sentence; "" for all.
     """
 
     results: Path
@@ -60,6 +61,7 @@ class Report:
     tables: tuple[Table, ...]
     unplaced: tuple[Run, ...]
     problems: tuple[Problem, ...]
+    filtered: str
 
     @property
     def revisions(self) -> set[int]:
@@ -74,7 +76,8 @@ class Report:
     @cached_property
     def sheets(self) -> list[Sheet]:
         """The tables as they are printed, in order; the tests of a table follow it."""
-        sheets = table_sheets([(table, self.printed(table)) for table in self.tables], self.names, self.revisions)
+        tables = [(table, self.printed(table)) for table in self.tables]
+        sheets = table_sheets(tables, self.names, self.revisions, self.filtered)
         if not self.tests:
             return sheets
         from medpeft_cli.report.comparison_sheets import comparison_sheets
@@ -110,7 +113,8 @@ def build_report(results: Path, question: Question = Question()) -> Report:
         dimension(name)
     runs, problems = _read(results)
     unplaced = tuple(run for run in runs if not placeable(run))
-    asked = chosen((run for run in runs if placeable(run)), question.where or {})
+    placed = [run for run in runs if placeable(run)]
+    asked = chosen(placed, question.where or {})
     if question.where and not asked:
         raise DataError(f"{results}: no run with {_said(question.where)}", _known(runs, question.where))
     if question.baseline is not None:
@@ -125,7 +129,12 @@ def build_report(results: Path, question: Question = Question()) -> Report:
         for spec, members in specs:
             tables += pivot(members, spec)
     tables.sort(key=lambda table: (table.demo, -table.results_revision))
-    return Report(results, question, tuple(asked), tuple(tables), unplaced, tuple(problems))
+    filtered = (
+        f"Only runs with {_said(question.where)}; {len(placed) - len(asked):,} others left out"
+        if question.where
+        else ""
+    )
+    return Report(results, question, tuple(asked), tuple(tables), unplaced, tuple(problems), filtered)
 
 
 def _read(results: Path) -> tuple[list[Run], list[Problem]]:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections import Counter
 
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import Table
@@ -21,9 +20,9 @@ def to_run(table: Table, i: int, j: int) -> list[str]:
     if cell.others and not cell.values:  # its runs are listed with what became of them
         return []
     tried = {run.seed for run in (*cell.runs, *cell.others)}
-    number = max(table.seeds[0] if table.seeds else 1, 1)
-    usual = Counter(run.seed for row in table.cells for each in row for run in (*each.runs, *each.others))
-    seeds = sorted(seed for seed, _ in usual.most_common(number) if seed not in tried)[: number - len(tried)]
+    usual = table.usual_seeds
+    if not (seeds := sorted(set(usual) - tried)[: max(len(usual) - len(tried), 0)]):
+        return []
     here = next(run for each in table.cells[i] for run in (*each.runs, *each.others))
     column = list(cell.runs) or [run for row in table.cells for run in (*row[j].runs, *row[j].others)]
     found = [_command(cell.runs[0] if cell.runs else here, column, seed, own=bool(cell.runs)) for seed in seeds]

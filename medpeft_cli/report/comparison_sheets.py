@@ -8,6 +8,7 @@ from medpeft_cli.report import text
 from medpeft_cli.report.comparisons import (
     CONFIDENCE,
     RESAMPLES,
+    WILCOXON,
     Comparison,
     OverDatasets,
     TableTests,
@@ -23,9 +24,12 @@ SPLIT_CAPTION = (
     f"split's images, or of their groups (patients, lesions) where they are known, {RESAMPLES:,} resamples.",
     "McNemar: are both right equally often? DeLong: are the AUROCs equal? Of several seeds the largest p is shown, so that a "
     "small one holds in each.",
-    "All p are two-sided and adjusted by Holm for the methods of a section; they say nothing of other datasets.",
+    "All p are two-sided and adjusted by Holm for the methods of a section, each test by itself; they say nothing of other datasets.",
+    "Images are resampled, training is not: the tests are of these trained models, and say nothing of other seeds.",
 )
 OVER_HEADS = ("Mean difference", "Better on", "p, Nemenyi")
+WILCOXON_HEAD = "p, Wilcoxon"
+WILCOXON_CAPTION = "Wilcoxon: signed-rank test of the differences, datasets as the sample, two-sided, adjusted by Holm for the methods."
 OVER_CAPTION = (
     f"Mean over the datasets of the difference, with the {LEVEL} interval of Student's t for the datasets as the sample.",
     "Nemenyi: post-hoc of Friedman's test (scikit-posthocs), adjusted for all pairs of methods.",
@@ -53,6 +57,7 @@ def comparison_sheets(tests: TableTests, name: str) -> list[Sheet]:
     if tests.blocks:
         blocks: list[Section] = []
         notes: list[str] = []
+        enough = any(not math.isnan(effect.p_wilcoxon) for over in tests.blocks for effect in over.effects)
         for over in tests.blocks:
             block = table.blocks[over.block]
             lines = []
@@ -62,11 +67,14 @@ def comparison_sheets(tests: TableTests, name: str) -> list[Sheet]:
                     _difference(effect.mean, effect.low, effect.high, table.info.digits),
                     Shown(f"{wins} of {len(effect.differences)}"),
                     Shown(probability(over.nemenyi.get(effect.column, math.nan))),
+                    *([Shown(probability(effect.p_wilcoxon))] if enough else []),
                 )))  # fmt: skip
             blocks.append(Section(text.heading(table, block), tuple(lines)))
             notes += _power(table, block, over)
         title = text.titled(table, f"{text.capitalised(table.info.title)} against {tests.baseline}, over datasets")
-        sheets.append(_sheet(f"{name}-datasets", title, OVER_HEADS, blocks, OVER_CAPTION, notes))
+        heads = (*OVER_HEADS, *([WILCOXON_HEAD] if enough else []))
+        caption = (*OVER_CAPTION, *([WILCOXON_CAPTION] if enough else []))
+        sheets.append(_sheet(f"{name}-datasets", title, heads, blocks, caption, notes))
     return sheets
 
 
@@ -92,7 +100,7 @@ def comparison_data(tests: TableTests) -> dict[str, Any]:
                 "methods_ranked": over.methods,
                 "friedman": over.friedman and {"statistic": over.friedman[0], "p": _or_none(over.friedman[1])},
                 "critical_difference": _or_none(over.critical_difference),
-                "smallest_wilcoxon_p": smallest_wilcoxon_p(over.datasets),
+                "smallest_wilcoxon_p": smallest_wilcoxon_p(max(len(effect.differences) for effect in over.effects)),
                 "methods": [
                     {
                         **table.columns[effect.column],
@@ -101,6 +109,7 @@ def comparison_data(tests: TableTests) -> dict[str, Any]:
                         "high": _or_none(effect.high),
                         "differences": effect.differences,
                         "p_nemenyi": _or_none(over.nemenyi.get(effect.column, math.nan)),
+                        "p_wilcoxon_holm": _or_none(effect.p_wilcoxon),
                     }
                     for effect in over.effects
                 ],
@@ -185,11 +194,16 @@ def _power(table: Table, block: Block, over: OverDatasets) -> list[str]:
         said.append(
             f"{where}Friedman's test that all {over.methods} methods rank alike: χ² = {statistic:.2f}, p = {probability(p)}{least}"
         )
-    smallest = smallest_wilcoxon_p(over.datasets)
-    if over.datasets and smallest > 0.05:
+    if math.isnan(over.critical_difference):
         said.append(
-            f"{where}power: of {over.datasets} datasets Wilcoxon's signed-rank test has no p below {smallest:.4g}: no pair of "
-            "methods can reach 0.05 by it, whatever the numbers; it is not shown"
+            f"{where}Friedman's test and Nemenyi's need 3 methods and 2 datasets with a value of each: here {over.methods} and "
+            f"{over.datasets}"
+        )
+    if few := [number for effect in over.effects if (number := len(effect.differences)) < WILCOXON]:
+        some = " for methods on so few" if len(few) < len(over.effects) else ""
+        said.append(
+            f"{where}power: of {max(few)} datasets Wilcoxon's signed-rank test has no p below {smallest_wilcoxon_p(max(few)):.4g}: "
+            f"no pair of methods can reach 0.05 by it, whatever the numbers; it is not shown{some}"
         )
     if not math.isnan(over.critical_difference):
         said.append(

@@ -1,8 +1,8 @@
 """Tests of each method of a table against one of them. Imports numpy and SciPy, and reads predictions: only where asked for."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import numpy as np
@@ -19,6 +19,7 @@ from medpeft_cli.report.table import Block, Table
 RESAMPLES = 2000
 SEED = 0  # of the resamples: all methods of a row meet the same ones
 CONFIDENCE = 0.95
+WILCOXON = 6  # datasets from which its signed-rank test can reach 0.05
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class Effect:
         column: of the method in the table.
         differences: method − baseline on each dataset.
         low, high: Student's interval of their mean, datasets as the sample.
+        p_wilcoxon: adjusted by Holm for the methods; NaN of fewer than WILCOXON datasets.
     """
 
     column: int
     differences: tuple[float, ...]
     low: float
     high: float
+    p_wilcoxon: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -163,7 +166,8 @@ def _row_tests(table: Table, i: int, base: int, left_out: list[str]) -> RowTests
             try:
                 scored.setdefault(j, {})[run.seed] = _read(run)
             except DataError as error:
-                left_out.append(f"{text.clean(run.id, 120)}: {text.clean(error.message, 200)}")
+                said = error.message.replace(f"{run.folder}/", "")  # the same words wherever the results lie
+                left_out.append(f"{text.clean(run.id, 120)}: {text.clean(said, 200)}")
     if base not in scored:
         others = len([j for j in scored if j != base])
         if others or any(cell.runs for cell in table.cells[i]):
@@ -212,10 +216,15 @@ def _comparison(
         column,
         len(pairs),
         difference,
-        max(mcnemar(first, second, units) for first, second in rights),
+        _largest(mcnemar(first, second, units) for first, second in rights),
         fmean(area for area, _ in areas),
-        max((p for _, p in areas), key=lambda p: math.inf if math.isnan(p) else p),
+        _largest(p for _, p in areas),
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Return the largest p; NaN if any is."""
+    return max(values, key=lambda p: math.inf if math.isnan(p) else p)
 
 
 def _read(run: Run) -> Predictions:
@@ -236,11 +245,19 @@ def _over_datasets(table: Table, b: int, base: int) -> OverDatasets | None:
             effects.append(Effect(j, apart, fmean(apart) - half, fmean(apart) + half))
     if not effects:
         return None
+    adjusted = holm([_wilcoxon(effect.differences) for effect in effects])
+    effects = [replace(effect, p_wilcoxon=p) for effect, p in zip(effects, adjusted, strict=True)]
     used = [j for j in range(len(table.columns)) if any(table.cells[i][j].values for i in block.rows)]
     complete = [i for i in block.rows if all(table.cells[i][j].values for j in used)]
     if len(used) < 3 or len(complete) < 2:
         return OverDatasets(b, len(complete), len(used), tuple(effects))
     return _ranked(table, b, base, used, complete, tuple(effects))
+
+
+def _wilcoxon(differences: Sequence[float]) -> float:
+    if len(differences) < WILCOXON:
+        return math.nan
+    return float(stats.wilcoxon(differences).pvalue) if any(differences) else 1.0
 
 
 def _ranked(

@@ -71,6 +71,12 @@ DIMENSIONS: dict[str, Dimension] = {
     "method": _method,
     "seed": lambda run: (str(run.seed), run.seed),
 }
+SETTING = {  # dimensions without which numbers do not compare, and the fields of the recipe that say the same
+    "dataset": ("data.card",),
+    "backbone": ("backbone.name", "backbone.weights", "pipeline.name"),
+    "fraction": ("data.fraction", "data.k_shot"),
+    "method": ("method.name",),
+}
 NAMES: dict[str, Callable[[Run], str]] = {  # what else a user may call a label
     "dataset": lambda run: run.card.name if run.card else "",
     "backbone": lambda run: str(run.setting("backbone", "name")),
@@ -109,13 +115,11 @@ def chosen(runs: Iterable[Run], where: Mapping[str, Collection[str]]) -> list[Ru
     ]
 
 
-def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str]) -> list[Entry]:
-    """Return runs with their labels in all DIMENSIONS, in those of the rows and columns, and in `variant`.
-
-    Two versions of a dataset, or of a backbone's weights, get two labels. Recipes that would share a cell of a table
-    with these rows and columns get a `variant` that names the fields in which they differ.
+def labelled(runs: Iterable[Run], names: Iterable[str]) -> list[Entry]:
+    """Return runs with their labels in all DIMENSIONS and in others. Two versions of a dataset, or of a backbone's weights,
+    get two labels.
     """
-    dimensions = {name: dimension(name) for name in (*DIMENSIONS, *rows, *columns)}
+    dimensions = {name: dimension(name) for name in (*DIMENSIONS, *names)}
     entries = []
     for run in runs:
         found = {name: label(run) for name, label in dimensions.items()}
@@ -124,8 +128,20 @@ def labelled(runs: Iterable[Run], rows: Sequence[str], columns: Sequence[str]) -
     _tell_versions_apart(entries, "dataset", "data", lambda run: run.card and run.card.title, _data_version)
     _tell_versions_apart(entries, "backbone", "weights", _asked_backbone, _weights_version)
     _sort_backbones_by_size(entries)
-    _tell_recipes_apart(entries, rows, columns)
     return entries
+
+
+def unnamed(entries: Sequence[Entry], names: Collection[str]) -> tuple[str, ...]:
+    """Return what makes a setting and is not among the dimensions of a table, though the runs differ in it.
+
+    Numbers of unequal settings do not compare: such a table needs these dimensions too.
+    """
+
+    def told(name: str) -> bool:
+        fields = [field for field in names if field in SETTING[name]]  # its fields of the recipe may say as much
+        return len({entry.key([*fields, name]) for entry in entries}) == len({entry.key(fields) for entry in entries})
+
+    return tuple(name for name in SETTING if name not in names and not told(name))
 
 
 def _tell_versions_apart(
@@ -135,16 +151,20 @@ def _tell_versions_apart(
     asked: Callable[[Run], Hashable],
     version: Callable[[Run], str | None],
 ) -> None:
-    """Append the hash to the labels of runs that asked for one thing and got several versions of it."""
+    """Append the hash to the labels of runs that asked for one thing and got several versions of it.
+
+    A scored run whose record does not say which version it had is of one of its own.
+    """
+    got = [version(entry.run) or ("unknown" if entry.run.test else None) for entry in entries]
     versions = defaultdict(set)
-    for entry in entries:
-        if got := version(entry.run):
-            versions[asked(entry.run)].add(got)
-    for entry in entries:
+    for entry, its in zip(entries, got, strict=True):
+        if its:
+            versions[asked(entry.run)].add(its)
+    for entry, its in zip(entries, got, strict=True):
         known = sorted(versions[asked(entry.run)])
         if len(known) > 1:
             # a run that failed before it read anything is listed with the first version
-            entry.labels[name] += f" ({kind} {version(entry.run) or known[0]})"
+            entry.labels[name] += f" ({kind} {its or known[0]})"
 
 
 def _data_version(run: Run) -> str | None:
@@ -174,7 +194,7 @@ def _sort_backbones_by_size(entries: list[Entry]) -> None:
         entry.order["backbone"] = (sizes.get(str(entry.run.backbone_title), 0), entry.order["backbone"])
 
 
-def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequence[str]) -> None:
+def tell_recipes_apart(entries: Iterable[Entry], rows: Sequence[str], columns: Sequence[str]) -> None:
     """Set the label `variant`: the recipe fields in which finished runs that would share a table cell differ."""
     groups = defaultdict(list)
     for entry in entries:
@@ -183,8 +203,8 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
             groups[entry.key(rows), entry.key(columns)].append(entry)
     differing: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for (_, column), group in groups.items():
-        if len(cells := {(entry.run.cell, *_versioned(entry).values()) for entry in group}) > 1:
-            recipes = [_fields(entry.run) | _versioned(entry) for entry in group]
+        if len(cells := {entry.run.cell for entry in group}) > 1:
+            recipes = [_fields(entry.run) for entry in group]
             names = sorted({name for recipe in recipes for name in recipe})
             fields = {name for name in names if len({recipe.get(name) for recipe in recipes}) > 1}
             if len({tuple(recipe.get(name) for name in fields) for recipe in recipes}) < len(cells):
@@ -192,15 +212,10 @@ def _tell_recipes_apart(entries: list[Entry], rows: Sequence[str], columns: Sequ
             differing[column] |= fields  # one column, one set of fields
     for entry in entries:
         if fields := differing[entry.key(columns)]:
-            recipe = _fields(entry.run) | _versioned(entry) | {"recipe": entry.run.cell}
+            recipe = _fields(entry.run) | {"recipe": entry.run.cell}
             values = {name: recipe.get(name, "–") for name in sorted(fields)}
             entry.labels["variant"] = ", ".join(f"{_short(name, fields)} {value}" for name, value in values.items())
             entry.order["variant"] = tuple(map(_natural, values.values()))
-
-
-def _versioned(entry: Entry) -> dict[str, str]:
-    """Return the labels that can say more than the recipe, for tables that have them in neither rows nor columns."""
-    return {name: entry.labels[name] for name in ("dataset", "backbone")}
 
 
 def _natural(value: str) -> tuple[int, float, str]:

@@ -28,6 +28,7 @@ ESCAPES = {
     "]": "{]}",
     "*": "{*}",
     "`": "{`}",
+    "-": "-{}",  # two would be an en dash
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",
@@ -54,6 +55,7 @@ ACCENTS = {
 }
 PM, QUAD = r"\pm", r"\quad "
 COLUMNS, LINES = 12, 40  # that a page holds
+FLOATS = 30  # tables after which a page ends: LaTeX holds 52 at most that it could not place yet
 NOTES = 1500  # characters of notes under a table
 WIDE = 6  # columns of methods from which the spread becomes a subscript in small print
 
@@ -63,7 +65,8 @@ def latex(report: Report) -> str:
     parts = [
         "% tables by medpeft report; in the preamble: \\usepackage{booktabs,graphicx}; numbers.tex beside it defines a macro for each number\n"
     ]
-    parts += [_environment(part) for sheet in report.sheets for part in _parts(sheet)]
+    for number, part in enumerate((part for sheet in report.sheets for part in _parts(sheet)), 1):
+        parts += [_environment(part), *(["\\clearpage\n"] if number % FLOATS == 0 else [])]
     parts += [f"% left out: {escape(line)}\n" for line in text.leftovers(report.unplaced, report.problems)]
     return "\n".join(parts)
 
@@ -149,6 +152,7 @@ def _environment(sheet: Sheet) -> str:
         [
             r"\begin{table}",
             r"\centering",
+            r"\setlength{\belowcaptionskip}{6pt}",
             *([r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"] if wide else [r"\small"]),
             f"\\caption{{{escape(' '.join([f'{title}.', *sheet.caption]))}}}",
             f"\\label{{tab:medpeft-{sheet.name}}}",
@@ -172,11 +176,8 @@ def _environment(sheet: Sheet) -> str:
 
 def _breakable(notes: Iterable[str]) -> str:
     """Return escaped notes whose paths and names may be broken."""
-    return (
-        escape(" ".join(notes))
-        .replace("/", r"/\allowbreak{}")
-        .replace(r"\_", r"\_\allowbreak{}")
-        .replace("-", r"-\allowbreak{}")
+    return "".join(
+        _sign(sign) + (r"\allowbreak{}" if sign in "/_-" else "") for sign in text.clean(" ".join(notes), 10_000)
     )
 
 

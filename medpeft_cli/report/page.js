@@ -17,10 +17,16 @@ function make(tag, attributes, ...children) {
 
 const UNITS = { K: 1e3, M: 1e6, B: 1e9 };
 
+const RANGE = /^\s*<?\s*([-+−]?[\d,]*\.?\d+)([KMB]?)(?:–([\d,]*\.?\d+)([KMB]?))?/; // 0.81, 59.3K, < 0.001, 3.8–7.2K, 988–1.20K
+
+// The value of a cell; null sorts last. Lists of runs state it, and else are text; tables are read as they are printed.
 function number(cell) {
   if (cell.dataset.v !== undefined) return cell.dataset.v === "" ? null : Number(cell.dataset.v);
-  const found = /^\s*([-+−]?[\d,]*\.?\d+)([KMB]?)/.exec(cell.textContent);
-  return found ? Number(found[1].replace(/,/g, "").replace("−", "-")) * (UNITS[found[2]] || 1) : null;
+  const found = cell.closest("table.lines") ? RANGE.exec(cell.textContent) : null;
+  if (!found) return null;
+  const [low, high] = [found[1], found[3] || ""].map((digits) => Number(digits.replace(/,/g, "").replace("−", "-")));
+  const unit = found[2] || (found[3] && low <= high ? found[4] : ""); // one unit for both ends
+  return low * (UNITS[unit] || 1);
 }
 
 function sort(table, column, direction) {
@@ -233,7 +239,9 @@ function showCell(names) {
 
 // which view
 
-let place = 0;
+let place = 0, from = null; // where the reader was in the overview
+
+const headline = (part) => part.querySelector("h1, h2");
 
 function route() {
   const found = /^#(run|cell)-([A-Za-z0-9.]+)$/.exec(location.hash);
@@ -245,18 +253,29 @@ function route() {
     document.title = "medpeft report";
     const target = location.hash && document.getElementById(location.hash.slice(1));
     if (target && overview.contains(target)) target.scrollIntoView();
-    else if (back) scrollTo(0, place);
+    else if (back) {
+      scrollTo(0, place);
+      (from || headline(overview)).focus({ preventScroll: true });
+    }
     return;
   }
-  if (!overview.hidden) place = scrollY;
+  if (!overview.hidden) {
+    place = scrollY;
+    from = document.activeElement === document.body ? null : document.activeElement;
+  }
   const back = make("p", { class: "back" }, make("a", { href: "#" }, "← All results"));
   view.replaceChildren(back, ...(found[1] === "run" ? showRun(data.runs[names[0]]) : showCell(names)).flat(3).filter(Boolean));
   overview.hidden = true;
   view.hidden = false;
-  document.title = view.querySelector("h2").textContent;
+  document.title = headline(view).textContent;
   scrollTo(0, 0);
-  view.querySelector("h2").focus({ preventScroll: true });
+  headline(view).focus({ preventScroll: true });
 }
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address names the view
+  headline(overview.hidden ? view : overview).focus();
+});
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 document.querySelectorAll("table[data-choices]").forEach(makeFilters);

@@ -156,7 +156,9 @@ def _counts(run: Run) -> dict[str, str]:
         "training time": _with_unit(run.timing.get("train_seconds"), 60, "minutes"),
         "speed": _with_unit(run.timing.get("images_per_second"), 1, "images a second"),
         "peak memory": _with_unit(run.memory.get("peak_bytes"), 1e9, f"GB ({measure})"),
-        "energy": _with_unit(run.energy.get("train_joules"), 3600, "Wh"),
+        "energy": _with_unit(
+            run.energy.get("train_joules"), 3600, f"Wh ({text.clean(run.energy.get('measure', ''), 80)})"
+        ),
         "picked": f"epoch {epoch + 1} by {text.clean(picked)}" if isinstance(epoch, int) and picked else None,
         "started": text.clean(run.created) if run.created else None,
     }

@@ -3,12 +3,30 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medpeft_cli.errors import DataError
 from medpeft_cli.runs.record import SCHEMA_VERSION
+
+LEVELS = (
+    20  # of lists and maps inside each other: more is no record of ours, and would end the recursions that print it
+)
+LARGEST = 2**63  # of whole numbers: what a float, and so a figure, can hold
+
+
+def _shallow(values: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [values]
+    for _ in range(LEVELS):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        if not (level := [each for each in level if isinstance(each, dict | list)]):
+            return values
+    raise ValueError(f"more than {LEVELS} lists and maps inside each other")
+
+
+Free = Annotated[dict[str, Any], AfterValidator(_shallow)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
@@ -29,8 +47,8 @@ class Scores(Part):
     """Metrics of one split."""
 
     n: int
-    protocol: dict[str, Any] = {}
-    generation: dict[str, Any] = {}
+    protocol: Free = {}
+    generation: Free = {}
     overall: dict[str, Estimate]
     per_class: dict[str, dict[str, int | Estimate]] = {}
     confusion: list[list[int]] = []
@@ -46,9 +64,9 @@ class Metrics(Part):
 class Parameters(Part):
     """Counts of the adapted model."""
 
-    total: int
-    method: int
-    head: int
+    total: Count
+    method: Count
+    head: Count
 
 
 class CardName(Part):
@@ -82,7 +100,7 @@ class Run(Part):
     demo: bool
     results_revision: int
     command: str | None = None
-    recipe: dict[str, Any] = {}
+    recipe: Free = {}
     family: str | None = None
     backbone_title: str | None = None
     method_title: str | None = None
@@ -91,14 +109,24 @@ class Run(Part):
     weights: Weights | None = None
     parameters: Parameters | None = None
     metrics: Metrics | None = None
-    error: str | dict[str, Any] | None = None
+    error: str | Free | None = None
     created: str | None = None
     timing: dict[str, float | None] = {}
-    memory: dict[str, Any] = {}
-    energy: dict[str, float | None] = {}
-    selection: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
+    memory: Free = {}
+    energy: Free = {}
+    selection: Free = {}
+    environment: Free = {}
     folder: Path = Path()  # where the record lies; set by who reads it, whatever the record says
+
+    @model_validator(mode="after")
+    def _amount_of_data(self) -> Self:
+        """Refuse an amount of training data that no recipe can ask for: rows are sorted and drawn by it."""
+        fraction, shots = self.setting("data", "fraction"), self.setting("data", "k_shot")
+        if not (fraction is None or (isinstance(fraction, int | float) and 0 < fraction <= 1)):
+            raise ValueError(f"recipe.data.fraction: got {fraction!r:.40}, wanted more than 0 and at most 1")
+        if not (shots is None or (isinstance(shots, int) and shots > 0)):
+            raise ValueError(f"recipe.data.k_shot: got {shots!r:.40}, wanted a whole number above 0")
+        return self
 
     def setting(self, *keys: str) -> Any:
         """Return a value of the resolved recipe, `setting("data", "fraction")`; None if it is not there."""
@@ -236,7 +264,7 @@ def parse_record(text: str, folder: Path = Path()) -> Run:
         ValueError: with the reason, if the report cannot use it.
     """
     try:
-        data = json.loads(text, parse_constant=lambda _: None)  # NaN, Infinity: undefined
+        data = json.loads(text, parse_constant=lambda _: None, parse_int=_whole)  # NaN, Infinity: undefined
     except json.JSONDecodeError as error:
         raise ValueError(f"half written or damaged: line {error.lineno}, column {error.colno}: {error.msg}") from error
     if not isinstance(data, dict):
@@ -248,7 +276,14 @@ def parse_record(text: str, folder: Path = Path()) -> Run:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}{more}") from error
+        said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
+        raise ValueError(f"{': '.join(filter(None, ('.'.join(map(str, first['loc'])), said)))}{more}") from error
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > len(str(LARGEST)) or abs(int(digits)) > LARGEST:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _read(path: Path) -> Run | str:

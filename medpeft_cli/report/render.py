@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medpeft_cli.registry import lookup
@@ -12,7 +12,7 @@ from medpeft_cli.report.build import Report
 from medpeft_cli.report.commands import to_run
 from medpeft_cli.report.latex import latex
 from medpeft_cli.report.macros import macros
-from medpeft_cli.report.paper import Number, misprints
+from medpeft_cli.report.paper import Number, Printed, misprints
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.sheet import Shown
 from medpeft_cli.report.table import Block, Cell, Table
@@ -42,21 +42,24 @@ def as_data(report: Report) -> dict[str, Any]:
         tests = [comparison_data(each) for each in report.tests]
     return {
         "schema_version": 1,
-        "tables": [_table_data(table, report) for table in report.tables],
+        "where": {name: sorted(wanted) for name, wanted in (report.question.where or {}).items()},
+        "tables": [_table_data(table, name, report) for table, name in zip(report.tables, report.names, strict=True)],
         **({"tests": tests} if tests else {}),
         "unplaced": [_run_data(run) for run in report.unplaced],
         "problems": [problem._asdict() for problem in report.problems],
     }
 
 
-def _table_data(table: Table, report: Report) -> dict[str, Any]:
+def _table_data(table: Table, name: str, report: Report) -> dict[str, Any]:
     printed = report.printed(table)
     return {
+        "name": name,
         "layout": table.spec.name,
         "title": text.title(table),
         "caption": text.protocol(table),
-        "notes": text.notes(table, report.revisions),
+        "notes": text.notes(table, report.revisions, report.filtered),
         "metric": table.spec.metric,
+        "judged": table.judged,
         "higher_is_better": table.info.higher_is_better,
         "family": table.family,
         "demo": table.demo,
@@ -120,53 +123,105 @@ def _json(report: Report) -> str:
 
 
 def _csv(report: Report) -> str:
-    """Return one line a cell, numbers in full, so that any program pivots it as it likes."""
+    """Return one line a cell, mean and average rank, numbers in full, so that any program pivots it as it likes."""
     names = list(
         dict.fromkeys(
             name for table in report.tables for labels in (table.rows[0], table.columns[0]) for name in labels
         )
     )
     header = [
-        "table", "demo", "results_revision", "family", *names, "metric", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
+        "table", "layout", "demo", "results_revision", "family", *names, "metric", "judged", "state", "mean", "sd", "seeds", "low", "high", "mark", "rank",
         "parameters_method", "parameters_head", "runs", "to_run", *(["paper", "difference"] if report.question.against_paper else []),
     ]  # fmt: skip
     file = io.StringIO()
     writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
     writer.writeheader()
-    for table in report.tables:
+    for table, table_name in zip(report.tables, report.names, strict=True):
         printed = report.printed(table)
+        whole = {
+            "table": table_name,
+            "layout": table.spec.name,
+            "demo": str(table.demo).lower(),
+            "results_revision": table.results_revision,
+            "family": table.family,
+            "metric": table.spec.metric,
+            "judged": table.judged,
+        }
         for i, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
             for j, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
                 low, high = cell.interval or ("", "")
                 counts = next((run.parameters for run in cell.runs if run.parameters), None)
-                values = {
-                    "table": table.spec.name,
-                    "demo": str(table.demo).lower(),
-                    "results_revision": table.results_revision,
-                    "family": table.family,
-                    **row,
-                    **column,
-                    "metric": table.spec.metric,
-                    "state": cell.state or "value",
-                    "mean": cell.mean,
-                    "sd": cell.sd,
-                    "seeds": len(cell.values),
-                    "low": low,
-                    "high": high,
-                    "mark": cell.mark,
-                    "rank": cell.rank,
-                    "parameters_method": counts.method if counts else "",
-                    "parameters_head": counts.head if counts else "",
-                    "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
-                    "to_run": " && ".join(to_run(table, i, j)),
-                } | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
-                writer.writerow({name: _inert(v) if isinstance(v, str) else v for name, v in values.items()})
+                values = (
+                    whole
+                    | row
+                    | column
+                    | {
+                        "state": cell.state or "value",
+                        "mean": cell.mean,
+                        "sd": cell.sd,
+                        "seeds": len(cell.values),
+                        "low": low,
+                        "high": high,
+                        "mark": cell.mark,
+                        "rank": cell.rank,
+                        "parameters_method": counts.method if counts else "",
+                        "parameters_head": counts.head if counts else "",
+                        "runs": " ".join(run.id for run in (*cell.runs, *cell.others)),
+                        "to_run": " && ".join(to_run(table, i, j)),
+                    }
+                    | (_printed_data(printed.cells[i][j], cell.mean) if printed else {})
+                )
+                writer.writerow(_inert_line(values))
+        for line in _summary_lines(table, printed):
+            writer.writerow(_inert_line(whole | line))
+    return file.getvalue()
+
+
+def _summary_lines(table: Table, printed: Printed | None) -> Iterator[dict[str, Any]]:
+    """Yield a line for each mean and average rank; the label that it is over is empty."""
+    for b, block in enumerate(table.blocks):
+        labels = {name: label for name, label in table.rows[block.rows[0]].items() if name != table.across}
+        yield from _summary(table, labels, "mean", block.means, block.mean_marks, printed and printed.means[b])
+        if not table.combined:
+            yield from _summary(table, labels, "rank", block.ranks, block.rank_marks, printed and printed.ranks[b])
+    if table.combined:
+        ranks, marks = table.combined.ranks, table.combined.rank_marks
+        yield from _summary(table, {}, "rank", ranks, marks, printed and printed.combined)
+
+
+def _summary(
+    table: Table,
+    labels: Mapping[str, str],
+    kind: str,
+    values: Sequence[float | None],
+    marks: Sequence[str],
+    printed: Sequence[Number | None] | None,
+) -> Iterator[dict[str, Any]]:
+    for j, (column, value, mark) in enumerate(zip(table.columns, values, marks, strict=True)):
+        if value is not None:
+            beside = _printed_data(printed[j], value) if printed else {}
+            yield {**labels, **column, "state": kind, kind: value, "mark": mark, **beside}
+
+
+def _left_out_csv(report: Report) -> str:
+    """Return one line for each record that is in no table; nothing where there is none."""
+    lines = [(run.id, run.reason) for run in report.unplaced] + list(report.problems)
+    if not lines:
+        return ""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("record", "reason"))
+    writer.writerows(map(_inert, line) for line in lines)
     return file.getvalue()
 
 
 def _tests_csv(report: Report) -> str:
     """Return one line a comparison on a test split; nothing where none was asked for."""
-    found = as_data(report).get("tests", [])
+    if not report.tests:
+        return ""
+    from medpeft_cli.report.comparison_sheets import comparison_data
+
+    found = [comparison_data(each) for each in report.tests]
     splits = [(each["baseline"], split) for each in found for split in each["test_splits"]]
     lines = [
         {"baseline": baseline} | {key: value for key, value in split.items() if key != "methods"} | method
@@ -179,8 +234,12 @@ def _tests_csv(report: Report) -> str:
     writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow({name: _inert(value) if isinstance(value, str) else value for name, value in line.items()})
+        writer.writerow(_inert_line(line))
     return file.getvalue()
+
+
+def _inert_line(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _inert(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _inert(value: str) -> str:
@@ -217,7 +276,7 @@ def _emphasis(value: str, mark: str) -> str:
 
 FORMS: dict[str, dict[str, Callable[[Report], str]]] = {  # the first file of a form is what is printed
     "latex": {"tables.tex": latex, "numbers.tex": macros},
-    "csv": {"tables.csv": _csv, "tests.csv": _tests_csv},
+    "csv": {"tables.csv": _csv, "tests.csv": _tests_csv, "left_out.csv": _left_out_csv},
     "json": {"tables.json": _json},
     "markdown": {"tables.md": _markdown},
 }

@@ -110,7 +110,7 @@ def _labels_and_probabilities(path: Path, classes: tuple[str, ...]) -> "tuple[np
 
 def generated(run: Run) -> dict[int, str]:
     """Return prompt by prompt index of the pictures that `generate` made for the recipe, the first of each prompt."""
-    path = run.folder / "images" / "images.jsonl"
+    path = images_folder(run) / "images.jsonl"
     if not path.is_file():
         return {}
     prompts: dict[int, str] = {}
@@ -124,14 +124,38 @@ def generated(run: Run) -> dict[int, str]:
     return dict(sorted(prompts.items()))
 
 
-def generated_file(run: Run, prompt_index: int) -> Path:
+def images_folder(run: Run) -> Path:
+    """Return the folder of the pictures that `generate` made for the recipe, there or not."""
+    return run.folder / "images"
+
+
+def untuned_folder(run: Run, prompt_indices: list[int]) -> Path | None:
+    """Return the folder of pictures for the same prompts by the untuned pipeline (`generate --base`), if it has them all."""
+    ours = _generation(images_folder(run))
+    for path in sorted(run.folder.glob("images-*/generation.json")):
+        folder, theirs = path.parent, _generation(path.parent)
+        alike = theirs and theirs.get("adapter_sha256", "") is None and theirs.get("prompts") == ours.get("prompts")
+        if alike and all(picture_file(folder, index).is_file() for index in prompt_indices):
+            return folder
+    return None
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "generation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def picture_file(folder: Path, prompt_index: int) -> Path:
     """Return the first picture of a prompt, there or not."""
-    return run.folder / "images" / f"{prompt_index:06d}-000.png"
+    return folder / f"{prompt_index:06d}-000.png"
 
 
 def newest_samples(run: Run) -> Path | None:
     """Return the pictures of the last validation; those of the test split where there are none."""
-    sheet = run.folder / "images" / "contact-sheet.png"
+    sheet = images_folder(run) / "contact-sheet.png"
     found = sorted((run.folder / "samples").glob("step-*.png"))
     return found[-1] if found else sheet if sheet.is_file() else None
 

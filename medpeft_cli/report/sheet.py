@@ -125,7 +125,7 @@ def table_names(tables: Sequence[Table]) -> list[str]:
 
 
 def table_sheets(
-    tables: Sequence[tuple[Table, Printed | None]], names: Sequence[str], revisions: set[int]
+    tables: Sequence[tuple[Table, Printed | None]], names: Sequence[str], revisions: set[int], filtered: str
 ) -> list[Sheet]:
     """Return each table as it is printed, behind one of several backbones their parameters (the paper's Table 6).
 
@@ -133,17 +133,18 @@ def table_sheets(
         tables: each with the paper's numbers to be put beside ours.
         names: of the tables.
         revisions: of the results in the whole report.
+        filtered: which runs were asked for; "" for all.
     """
     sheets: list[Sheet] = []
     for name, (table, printed) in zip(names, tables, strict=True):
-        sheet = _result_sheet(table, name, revisions, printed)
+        sheet = _result_sheet(table, name, text.notes(table, revisions, filtered), printed)
         sheets += sheet.turned() if table.spec.turned else [sheet]
         if text.parameters_apart(table):
             sheets.append(_parameter_sheet(table, f"{name}-parameters", printed))
     return sheets
 
 
-def _result_sheet(table: Table, name: str, revisions: set[int], printed: Printed | None) -> Sheet:
+def _result_sheet(table: Table, name: str, notes: list[str], printed: Printed | None) -> Sheet:
     sections = []
     for b, block in enumerate(table.blocks):
         lines = []
@@ -177,7 +178,7 @@ def _result_sheet(table: Table, name: str, revisions: set[int], printed: Printed
         tuple(text.column_title(column) for column in table.columns),
         tuple(sections),
         (*text.protocol(table), *(BESIDE if printed else ())),
-        (*text.notes(table, revisions), *wrong),
+        (*notes, *wrong),
         tuple(commands(table)),
     )
 

@@ -3,10 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
 
 from medpeft_cli.metrics.names import METRIC_INFO, MetricInfo
-from medpeft_cli.report.dimensions import Entry, labelled, placeable
+from medpeft_cli.report.dimensions import Entry, labelled, placeable, tell_recipes_apart, unnamed
 from medpeft_cli.report.ranks import marks, ranks
 from medpeft_cli.report.records import Run
 
@@ -97,6 +98,7 @@ class Table:
     Attributes:
         across: the dimension in which the rows of a block differ.
         combined: all rows as one block, for the ranks that a spec wants together; None where there is one block, or none wanted.
+        added: dimensions of the rows that nobody asked for, but in which the runs differ.
     """
 
     spec: TableSpec
@@ -110,14 +112,26 @@ class Table:
     across: str
     blocks: tuple[Block, ...]
     combined: Block | None = None
+    added: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """The numbers of seeds that occur in cells, the most frequent first."""
         numbers = Counter(len(cell.values) for row in self.cells for cell in row if cell.values)
         return sorted(numbers, key=lambda number: (-numbers[number], -number))
 
     @property
+    def judged(self) -> str:
+        """How the generated pictures of all its runs were made and compared; "" for other tables."""
+        return next((run.judged for run in self.runs if run.judged), "")
+
+    @cached_property
+    def usual_seeds(self) -> list[int]:
+        """As many seeds as most cells have, those that most runs have; finished or not."""
+        tried = Counter(run.seed for row in self.cells for cell in row for run in (*cell.runs, *cell.others))
+        return [seed for seed, _ in tried.most_common(max(self.seeds[0] if self.seeds else 1, 1))]
+
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs behind the values."""
         return [run for row in self.cells for cell in row for run in cell.runs]
@@ -134,8 +148,8 @@ def pivot(runs: Iterable[Run], spec: TableSpec) -> list[Table]:
     """Return one table for each (demo, results revision, family): these are never mixed.
 
     Neither are generated pictures that were made or compared in two ways; runs without scores join the more usual one.
-    Runs of another dataset version stay apart as rows of their own; recipes that would meet in one cell stay apart
-    as columns that name what differs.
+    Runs of another setting (dataset and its version, backbone, amount of data, method) stay apart as rows of their own, asked
+    for or not; recipes that would meet in one cell stay apart as columns that name what differs.
     """
     families = defaultdict(list)
     for run in runs:
@@ -152,7 +166,10 @@ def pivot(runs: Iterable[Run], spec: TableSpec) -> list[Table]:
 
 def _table(runs: list[Run], spec: TableSpec) -> Table:
     info = METRIC_INFO[spec.metric]
-    entries = labelled(runs, spec.rows, spec.columns)
+    entries = labelled(runs, (*spec.rows, *spec.columns))
+    added = unnamed(entries, (*spec.rows, *spec.columns))
+    spec = replace(spec, rows=(*spec.rows, *added))
+    tell_recipes_apart(entries, spec.rows, spec.columns)
     varied = (name for name in ("dataset", "fraction") if _varies(entries, spec, name))
     across = spec.across or next(varied, spec.rows[0])
     outer = [name for name in spec.rows if name != across]  # varies slower, so that the rows of a block are neighbours
@@ -189,6 +206,7 @@ def _table(runs: list[Run], spec: TableSpec) -> Table:
         across,
         blocks,
         block(list(range(len(rows)))) if spec.together and len(blocks) > 1 else None,
+        added,
     )
 
 

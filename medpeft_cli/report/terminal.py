@@ -1,6 +1,7 @@
 """A report at the terminal: methods downwards, datasets across, as many columns as fit, the rest below."""
 
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from rich import box
@@ -72,27 +73,30 @@ class _Panel:
         self.moving: list[Column] = [
             (head, [_cell(shown) for shown in column]) for head, column in zip(sheet.heads, columns, strict=True)
         ]
+        self.widths = [_width(column) for column in self.moving]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw as many columns side by side as fit."""
         if self.heading:
             yield Text(self.heading, style="italic")
-        cuts = [self._cut(options.max_width, most) for most in range(1, len(self.moving) + 1)]
-        even = min(cuts, key=len)  # as few grids as possible, of those the first: the most even
-        for i, columns in enumerate(even):
+        fewest = len(self._cut(options.max_width, len(self.moving)))
+        counts = range(1, len(self.moving) + 1)
+        most = counts[bisect_left(counts, -fewest, key=lambda most: -len(self._cut(options.max_width, most)))]
+        for i, columns in enumerate(self._cut(options.max_width, most)):  # as few grids as possible, and even ones
             if i:
                 yield ""
             yield _grid(columns)
 
     def _cut(self, width: int, most: int) -> list[list[Column]]:
         """Return columns for each grid: as many as fit the width, at most `most` beside the first."""
-        left = list(self.moving)
         grids: list[list[Column]] = []
-        while left:
-            shown = [self.first, left.pop(0)]
-            while left and len(shown) <= most and sum(map(_width, [*shown, left[0]])) - 1 <= width:
-                shown.append(left.pop(0))
-            grids.append(shown)
+        taken = 0
+        for column, wide in zip(self.moving, self.widths, strict=True):
+            if not grids or len(grids[-1]) > most or taken + wide - 1 > width:
+                grids.append([self.first])
+                taken = _width(self.first)
+            grids[-1].append(column)
+            taken += wide
         return grids
 
 

@@ -18,8 +18,9 @@ DEMO = "DEMO (synthetic data, bundled tiny backbone)"
 
 def clean(text: str, longest: int = LONGEST) -> str:
     """Return text from data on one line: no control or direction-changing characters, shortened to `longest`."""
-    spaced = " ".join(str(text).split())
-    shown = "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn") else sign for sign in spaced)
+    shown = " ".join(str(text).split())
+    if not shown.isprintable():
+        shown = "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn") else sign for sign in shown)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
@@ -133,8 +134,8 @@ def protocol(table: Table) -> list[str]:
     better = "higher" if table.info.higher_is_better else "lower"
     cells = [cell for row in table.cells for cell in row if cell.values]
     said = [capitalised(f"{table.info.definition}, {better} is better, on the test split ({_test_images(table)}).")]
-    if judged := next((run.judged for run in table.runs if run.judged), ""):
-        said.append(f"{capitalised(clean(judged, 400))}.")
+    if table.judged:
+        said.append(f"{capitalised(clean(table.judged, 400))}.")
     if table.spec.name.startswith("table"):
         said.insert(0, f"Layout of Table {table.spec.name[5:]} of Dutt et al. (MIDL 2024).")
     if any(row_label(table, i) != clean(row[table.across]) for i, row in enumerate(table.rows)):
@@ -194,13 +195,24 @@ def parameter_protocol() -> list[str]:
     ]
 
 
-def notes(table: Table, revisions: Iterable[int]) -> list[str]:
-    """Return what the reader has to know beside the caption: what is apart, what has no value and why."""
-    said = []
+def notes(table: Table, revisions: Iterable[int], filtered: str = "") -> list[str]:
+    """Return what the reader has to know beside the caption: what is apart, what has no value and why.
+
+    Args:
+        table: of results.
+        revisions: of the results in the whole report.
+        filtered: which runs were asked for, and how many others there are; "" for all.
+    """
+    said = [filtered] if filtered else []
     if len(set(revisions)) > 1:
         said.append(f"Results revision {table.results_revision} only: runs of different revisions are never averaged")
+    if table.added:
+        said.append(
+            f"Not asked for as rows, but not equal in all runs, and so rows too: {', '.join(table.added)}. --where chooses one of each"
+        )
     if _versions_apart(table):
         said.append("A dataset has several versions (pictures, splits or card): no average, mean or rank joins them")
+    said += _unranked(table)
     if any(column["variant"] for column in table.columns):
         said.append("Recipes of one method differ: each has a column that names what differs")
     for row, cells in zip(table.rows, table.cells, strict=True):
@@ -211,6 +223,27 @@ def notes(table: Table, revisions: Iterable[int]) -> list[str]:
     others = [run for row in table.cells for cell in row for run in cell.others]
     undefined = f"{table.info.title} is undefined"
     said += sorted(f"{clean(run.id, 120)}: {undefined if run.test else clean(run.reason, 200)}" for run in others)
+    return said
+
+
+def _unranked(table: Table) -> list[str]:
+    """Return why blocks of several rows have no average rank, where they could have one."""
+    if table.across not in ("dataset", table.spec.across) or _versions_apart(table):
+        return []
+    said = []
+    for block in [table.combined] if table.combined else table.blocks:
+        values = [[bool(table.cells[i][j].values) for i in block.rows] for j in range(len(table.columns))]
+        used = [j for j, column in enumerate(values) if any(column)]
+        if block.ranked_rows or len(block.rows) < 2 or len(used) < 2:
+            continue
+        complete = sum(all(values[j][k] for j in used) for k in range(len(block.rows)))
+        partial = [column_title(table.columns[j]) for j in used if not all(values[j])]
+        over = "rows" if table.combined else OVER.get(table.across, "rows")
+        where = f"{heading(table, block)}: " if len(table.blocks) > 1 and not table.combined else ""
+        rest = f"; all {len(block.rows)} have, without {', '.join(partial)}" if len(used) - len(partial) > 1 else ""
+        said.append(
+            f"{where}No average rank: {complete} of {len(block.rows)} {over} have a value of every method{rest}"
+        )
     return said
 
 

@@ -19,10 +19,15 @@ from medpeft_cli.console import console
 from medpeft_cli.errors import RunError
 from medpeft_cli.files import unwritable
 from medpeft_cli.runs import slurm
+from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 BEAT_SECONDS = 30.0  # between two signs of life: the time of the file
 STALE_SECONDS = 300.0  # without a sign of life before an owner on another machine is watched
 WATCH_SECONDS = 100.0  # without one while it is watched, whatever the clocks say: it is dead
+ENDING_SECONDS = 120.0  # that a job is given to end
+LOOK_SECONDS = 1.0  # between two looks while waiting
+
+_clocks: dict[int, float] = {}  # of file systems by device: their time less that of time.monotonic
 
 
 class BusyError(RunError):
@@ -40,6 +45,7 @@ class Owner:
         born: when the process started, in clock ticks since boot, as its number may be given out again; None = not told.
         job: SLURM job; None = none.
         restart: how often that job was requeued before.
+        cluster: SLURM's name for the cluster of that job.
     """
 
     host: str
@@ -48,6 +54,7 @@ class Owner:
     born: int | None
     job: str | None
     restart: int
+    cluster: str | None = None
 
     def __str__(self) -> str:
         """Return `process 17 on node3, job 4711`."""
@@ -55,13 +62,19 @@ class Owner:
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory against every other process, on whichever machine.
+def run_lock(run_dir: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a run directory, or another folder, against every other process, on whichever machine.
+
+    Args:
+        run_dir: the folder; made if missing.
+        wait: for another process that holds it.
 
     Raises:
-        BusyError: if another process holds it.
+        BusyError: if another process holds it, and this one is not to wait.
+        Stopped: if a signal asks this process to leave while it waits.
+        RunError: if the folder cannot be written.
     """
-    path = _start(run_dir / "starts")
+    path = _awaited_start(run_dir) if wait else _start(run_dir / "starts")
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
     beat.start()
@@ -80,11 +93,27 @@ def holder(run_dir: Path) -> Owner | None:
     path = folder / str(_newest(folder))
     try:
         owner = _read(path)
-        if owner is None or not (_runs_here(owner) if _is_here(owner) else _has_beaten(path, time.time())):
+        if owner is None or not (_runs_here(owner) if _is_here(owner) else _has_beaten(path)):
             return None
     except OSError:
         return None
     return owner
+
+
+def _awaited_start(run_dir: Path) -> Path:
+    """Create the next number of a folder's starts once nobody holds it any more, and return its file."""
+    told = False
+    while True:
+        owner = holder(run_dir)  # looks at files alone; `_start` may ask SLURM
+        if not owner:
+            with suppress(BusyError):
+                return _start(run_dir / "starts")
+        if not told:
+            console.say(f"waiting for {owner or 'another process'}, which works in {run_dir}")
+        told = True
+        note_progress()
+        leave_if_asked()
+        time.sleep(LOOK_SECONDS)
 
 
 def _start(folder: Path) -> Path:
@@ -142,21 +171,39 @@ def _works(path: Path, me: Owner) -> bool:
     if owner is not None:
         if _is_here(owner):
             return _runs_here(owner)
-        if owner.job and owner.job == me.job and owner.restart < me.restart:
+        if owner.job and (owner.job, owner.cluster) == (me.job, me.cluster) and owner.restart < me.restart:
             return False  # this very job, before it was requeued
-        if owner.job and (state := slurm.job_state(owner.job)) is not None and state not in slurm.WORKING:
+        state = _state_of_job(owner)
+        if state in slurm.HALTED:
+            return True  # it cannot give signs of life
+        if state is not None and state not in slurm.WORKING:
             return False
-    if _has_beaten(path, _now_of(path.parent)):
+    if _has_beaten(path):
         return True
     before = _time_of(path)
     console.say(f"{path.parent.parent}: {owner or 'its owner'} shows no sign of life; watching for {WATCH_SECONDS:g} s")
-    time.sleep(WATCH_SECONDS)
+    end = time.monotonic() + WATCH_SECONDS
+    while _time_of(path) == before and time.monotonic() < end:
+        leave_if_asked()
+        time.sleep(LOOK_SECONDS)
     return _time_of(path) != before
+
+
+def _state_of_job(owner: Owner) -> str | None:
+    """Return SLURM's word for an owner's job, None if it has none to say; waits a little for a job that is about to end."""
+    if not owner.job or owner.cluster not in (None, slurm.this_cluster()):
+        return None  # another cluster's SLURM may know another job by that number
+    end = time.monotonic() + ENDING_SECONDS
+    while (state := slurm.job_state(owner.job)) == "COMPLETING" and time.monotonic() < end:
+        leave_if_asked()
+        time.sleep(LOOK_SECONDS)
+    return state
 
 
 def _me() -> Owner:
     pid = os.getpid()
-    return Owner(platform.node(), _machine(), pid, _born(pid), slurm.own_job(), slurm.own_restart())
+    job, cluster = slurm.own_job(), slurm.own_cluster()
+    return Owner(platform.node(), _machine(), pid, _born(pid), job, slurm.own_restart(), cluster)
 
 
 def _machine() -> str:
@@ -192,13 +239,20 @@ def _born(pid: int) -> int | None:
 
 
 def _beat(path: Path, ended: threading.Event) -> None:
+    """Give signs of life, until the start is over; end this process if another has taken it for dead and gone on."""
+    following = path.with_name(str(int(path.name) + 1))
     while not ended.wait(BEAT_SECONDS):
+        if following.exists():
+            console.error(
+                RunError(f"{path.parent.parent}: this process was not heard of for so long that another has taken over")
+            )
+            os._exit(RunError.exit_code)
         with suppress(OSError):
             os.utime(path)
 
 
-def _has_beaten(path: Path, now: float) -> bool:
-    return abs(now - _time_of(path)) < STALE_SECONDS
+def _has_beaten(path: Path) -> bool:
+    return abs(_now_of(path.parent) - _time_of(path)) < STALE_SECONDS
 
 
 def _time_of(path: Path) -> float:
@@ -209,9 +263,14 @@ def _time_of(path: Path) -> float:
 
 def _now_of(folder: Path) -> float:
     """Return the present time by the clock of the file system, which need not be this machine's."""
-    probe = folder / f".clock-{platform.node()}-{os.getpid()}"
-    probe.touch()
-    try:
-        return _time_of(probe)
-    finally:
-        probe.unlink(missing_ok=True)
+    device = folder.stat().st_dev
+    if device not in _clocks:
+        probe = folder / f".clock-{platform.node()}-{os.getpid()}"
+        try:
+            probe.touch()
+            _clocks[device] = _time_of(probe) - time.monotonic()
+        except OSError:  # not writable for one who only looks
+            _clocks[device] = time.time() - time.monotonic()
+        with suppress(OSError):
+            probe.unlink()
+    return _clocks[device] + time.monotonic()

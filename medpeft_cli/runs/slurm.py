@@ -1,9 +1,11 @@
 """What a run asks SLURM: which job it is, whether a job still runs, and to be started again."""
 
 import os
+import re
 import subprocess
 
-WORKING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+HALTED = ("SUSPENDED", "STOPPED")
+WORKING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", *HALTED)
 
 
 def own_job() -> str | None:
@@ -15,6 +17,18 @@ def own_job() -> str | None:
 def own_restart() -> int:
     """Return how often the job of this process was requeued."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def own_cluster() -> str | None:
+    """Return the name of the cluster that this process's job is on."""
+    return os.environ.get("SLURM_CLUSTER_NAME")
+
+
+def this_cluster() -> str | None:
+    """Return the name of the cluster whose SLURM answers here; None if none does."""
+    done = _run("scontrol", "show", "config")
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.M) if done else None
+    return found[1] if found else None
 
 
 def job_state(job: str) -> str | None:

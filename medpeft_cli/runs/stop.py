@@ -17,6 +17,7 @@ NO_REQUEUE = "MEDPEFT_NO_REQUEUE"  # environment of a process whose parent sees 
 COME_AGAIN = 75  # exit code: not finished, and to be started again
 
 _received: int | None = None  # the last of the signals
+_progressed = False  # since the start
 
 
 class Stopped(SystemExit):
@@ -41,7 +42,7 @@ def stoppable(*, hangup: bool = False) -> Iterator[None]:
     Raises:
         Stopped: passed on from within, after SLURM was asked to start the job again where that is due.
     """
-    global _received
+    global _received, _progressed
     numbers = [signal.SIGTERM, signal.SIGUSR2]
     if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -53,7 +54,7 @@ def stoppable(*, hangup: bool = False) -> Iterator[None]:
             console.warn(f"SLURM does not start this job again: {refusal}; submit it again, and the run goes on")
         raise
     finally:
-        _received = None
+        _received, _progressed = None, False
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -78,6 +79,17 @@ def leave_if_asked() -> None:
     job = None if NO_REQUEUE in os.environ else slurm.own_job()
     again = job is not None and (_received == signal.SIGUSR2 or slurm.job_state(job) == "RUNNING")
     raise Stopped(again, COME_AGAIN if again else 128 + _received)
+
+
+def note_progress() -> None:
+    """Note that this start is not in vain: something is kept for the next, or it waited for another process's work."""
+    global _progressed
+    _progressed = True
+
+
+def progressed() -> bool:
+    """Tell whether this start was not in vain."""
+    return _progressed
 
 
 def receive(number: int, frame: FrameType | None = None) -> None:

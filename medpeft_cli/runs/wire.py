@@ -1,8 +1,9 @@
-"""A connection between process 0 of a run and each other, by which one that fails or dies ends them all, with one exit code.
+"""A connection between process 0 of a run and each other, by which one that fails or dies ends them all.
 
 A collective of torch waits for a process that is gone, with NCCL for as long as it is let. So every process has a thread that
-listens: process 0 hears why another one fails, or that its connection broke; the others hear with which exit code to leave. They
-never leave otherwise, so that a broken connection always is a death.
+listens: process 0 hears why another one fails, or that its connection broke; the others hear that they are to leave. They never
+leave otherwise, so that a broken connection always is a death. Their exit code is 0 then, for process 0's speaks for all: srun
+and torchrun kill the rest at the first bad one, and process 0 has last words to say and a job to requeue.
 """
 
 import json
@@ -21,6 +22,7 @@ from medpeft_cli.errors import MedpeftError, RunError
 
 CONNECT_SECONDS = 60.0
 GRACE_SECONDS = 1.0  # in which process 0 may come to the same error by itself
+DISMISSED = "leave"
 ECHO_SECONDS = 3.0  # after which an error is not the echo of another process's death
 
 
@@ -76,11 +78,11 @@ class Leader:
             self._ending.acquire()
             self._claimed = True
 
-    def dismiss(self, code: int) -> None:
+    def dismiss(self) -> None:
         """Have the others leave."""
         self._server.close()
         for link in self._links:
-            _send(link, str(code))
+            _send(link, DISMISSED)
 
     def fail(self, who: str, failure: dict[str, Any]) -> NoReturn:
         """End all processes because one of the others has failed; for the threads that notice it."""
@@ -90,7 +92,7 @@ class Leader:
         message = f"{who}: {failure['message']}"
         self.last_words(f"{failure['error']}: {message}")
         console.error(MedpeftError(message, failure["hint"]))
-        self.dismiss(failure["code"])
+        self.dismiss()
         os._exit(failure["code"])
 
     def _listen(self, rank: str, lines: Iterator[str]) -> None:
@@ -117,7 +119,7 @@ class Follower:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def leave(self, error: BaseException | None = None) -> NoReturn:
-        """Wait for the word of process 0, and end with its exit code; tell it why, if this process has failed."""
+        """Wait for the word of process 0, and end; tell it why, if this process has failed."""
         if error is not None:
             if not isinstance(error, MedpeftError):
                 time.sleep(ECHO_SECONDS)  # process 0 may be about to end this one
@@ -126,8 +128,7 @@ class Follower:
         _wait_for_the_end()
 
     def _listen(self) -> NoReturn:
-        code = next(_lines(self._link), "")
-        os._exit(int(code) if code.isdecimal() else 1)  # 1: process 0 is gone
+        os._exit(0 if next(_lines(self._link), "") == DISMISSED else 1)  # 1: process 0 is gone
 
 
 def described(error: BaseException) -> dict[str, Any]:

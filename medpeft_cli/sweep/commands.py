@@ -222,7 +222,8 @@ def submit(
     partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="As sbatch takes it.")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="T", help="Limit of each run, such as 4:00:00.")] = None,
     gpus_per_task: Annotated[
-        int | None, typer.Option("--gpus-per-task", metavar="N", help="GPUs of each run.", min=0)
+        int | None,
+        typer.Option("--gpus-per-task", metavar="N", help="GPUs of each run, which is trained on all of them.", min=0),
     ] = None,
     account: Annotated[str | None, typer.Option("--account", metavar="A", help="As sbatch takes it.")] = None,
     array_limit: Annotated[
@@ -232,6 +233,12 @@ def submit(
         str | None,
         typer.Option("--setup", metavar="LINE", help="Shell line before each run, such as 'module load cuda'."),
     ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after", metavar="JOB", help="Start once this job has succeeded: the one that prepares the data."
+        ),
+    ] = None,
     demo: Demo = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write script and run list, print the sbatch lines, submit nothing.")
@@ -240,7 +247,8 @@ def submit(
     """Hand the runs of a grid that are to do to SLURM as a job array, print the job ids, and leave.
 
     Writes a readable job.sh and the list of runs to DIR/sweeps/. Tasks that are preempted or meet their time limit are
-    requeued and go on from their checkpoint.
+    requeued and go on from their checkpoint. Runs that are running are in the list too, in case they are not in truth: a
+    process that was killed is noticed only after minutes. Their tasks leave them alone.
     """
     import shlex
 
@@ -252,7 +260,7 @@ def submit(
     cells = expand(grid, overrides, demo=demo)
     standings = standings_of(cells, results)
     console.say(sentence(standings))
-    todo = [cell for cell, stands in zip(cells, standings, strict=True) if stands.state == "to do"]
+    todo = [cell for cell, stands in zip(cells, standings, strict=True) if stands.state in ("to do", "running")]
     if not todo:
         console.say("nothing to submit")
         console.result({"jobs": [], "count": 0})
@@ -261,7 +269,7 @@ def submit(
     script = slurm.write_job(
         todo, results, grid.stem, slurm.Resources(partition, time, gpus_per_task, account, array_limit, setup)
     )
-    commands = slurm.array_commands(script, len(todo), largest, array_limit)
+    commands = slurm.array_commands(script, len(todo), largest, array_limit, after)
     console.say(f"wrote {script} and {script.parent / slurm.RUN_LIST}, {len(todo):,} runs")
     if dry_run:
         console.result([shlex.join(words) for words in commands], "\n".join(map(shlex.join, commands)))
@@ -286,7 +294,7 @@ def task(
 ) -> None:
     """Do one run of a submitted list: what a task of the array does.
 
-    Skips a finished run, and leaves one alone on which another process works.
+    Skips a finished run, leaves one alone on which another process works, and one that failed to `sweep retry`.
     """
     from medpeft_cli.runs.stop import stoppable
 
@@ -299,20 +307,28 @@ def task(
         from medpeft_cli.recipe.identity import run_id
         from medpeft_cli.recipe.load import load_recipe
         from medpeft_cli.runs.lock import BusyError
+        from medpeft_cli.runs.skip import run_directory
         from medpeft_cli.runs.start import start_run
         from medpeft_cli.sweep.slurm import listed_run
+        from medpeft_cli.sweep.status import standing
 
         run, command = listed_run(run_list, number)
         words = get_command(app).commands["finetune"].make_context("finetune", shlex.split(command)[2:]).params  # type: ignore[attr-defined]
-        seed = [] if words["seed"] is None else [f"seed={words['seed']}"]
-        loaded = load_recipe(words["recipe"], [*(words["overrides"] or []), *seed], demo=words["demo"])
+        fields = [f"{name}={words[name]}" for name in ("seed", "track") if words[name] is not None]
+        loaded = load_recipe(words["recipe"], [*(words["overrides"] or []), *fields], demo=words["demo"])
         if (now := run_id(loaded.recipe)) != run:
             raise RecipeError(
                 f"{words['recipe']}: has changed since it was submitted: the run was {run}, and is now {now}",
                 "undo the change, or submit the grid again",
             )
+        before = standing(run_directory(loaded.path, loaded.recipe, words["results"]))
+        if before.state == "failed":
+            raise RunError(
+                f"{before.run_dir}: failed before: {before.note}",
+                "`medpeft sweep retry GRID --failed` puts it back; or run its line alone",
+            )
         try:
-            run_dir = start_run(loaded, words["results"], command)
+            run_dir = start_run(loaded, words["results"], command, evaluate=words["evaluate"], processes=words["gpus"])
         except BusyError as error:
             console.say(f"nothing to do: {error.message}")
             return

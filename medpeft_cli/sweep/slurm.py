@@ -40,17 +40,20 @@ class Resources:
 def write_job(cells: Sequence[Cell], results: Path, name: str, resources: Resources) -> Path:
     """Write job.sh and runs.tsv to results/sweeps/<name>-<number>, a new folder, and return the script.
 
+    Where a task has several GPUs its run is trained on all of them.
+
     Raises:
         RunError: if the folder cannot be written.
     """
     folder = _new_folder(results / "sweeps", name)
-    lines = [f"{cell.run}\t{cell.command(results)}\n" for cell in cells]
+    gpus = f" --gpus {resources.gpus_per_task}" if (resources.gpus_per_task or 0) > 1 else ""
+    lines = [f"{cell.run}\t{cell.command(results)}{gpus}\n" for cell in cells]
     write_text(folder / RUN_LIST, "".join(lines))
     write_text(folder / "job.sh", _script(folder, name, len(cells), resources))
     return folder / "job.sh"
 
 
-def array_commands(script: Path, count: int, largest: int, limit: int | None) -> list[list[str]]:
+def array_commands(script: Path, count: int, largest: int, limit: int | None, after: str | None) -> list[list[str]]:
     """Return the calls of sbatch that do lines 1 to `count` of the run list: one array, or several if it is too long.
 
     Args:
@@ -58,10 +61,12 @@ def array_commands(script: Path, count: int, largest: int, limit: int | None) ->
         count: runs.
         largest: the cluster's MaxArraySize; indices stay below it.
         limit: most tasks of an array at a time; None = no limit.
+        after: job that must have succeeded before; None = none.
     """
     throttle = f"%{limit}" if limit else ""
+    call = ["sbatch", "--parsable", *([f"--dependency=afterok:{after}"] if after else [])]
     return [
-        ["sbatch", "--parsable", f"--array=1-{min(largest - 1, count - first)}{throttle}", str(script), str(first)]
+        [*call, f"--array=1-{min(largest - 1, count - first)}{throttle}", str(script), str(first)]
         for first in range(0, count, largest - 1)
     ]
 

@@ -72,7 +72,9 @@ def test_a_signal_ends_a_run_at_a_checkpoint_and_nothing_is_lost(dataset, write_
 
     def status():
         (path,) = (dataset / "signal").glob("*/*/record.json")
-        return json.loads(path.read_text())["status"]
+        record = json.loads(path.read_text())
+        assert "idle_starts" not in record  # each got further
+        return record["status"]
 
     code, said = finetune_and_signal(recipe, dataset, "signal", signal.SIGUSR2, **slurm)
     assert (code, status()) == (75, "running"), said

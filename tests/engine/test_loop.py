@@ -70,10 +70,11 @@ class ToyTask:
         return {"f1_macro": self.scores[min(self.validated, len(self.scores)) - 1], "loss": 1.0}
 
 
-def train(model, task, folder, total_steps=None, ema_decay=None, **spec):
+def train(model, task, folder, total_steps=None, ema_decay=None, joules=lambda: None, **spec):
     spec = Train(**({"epochs": 2, "lr": 0.05, "checkpoint_seconds": 1e9} | spec))
     task.plan = Plan(total_steps or 3 * spec.epochs, 3, 0, spec.select, spec.patience_epochs, ema_decay)
-    return fit(adapted(model), task, spec, 0, torch.device("cpu"), Checkpoint(folder), lambda *a, **k: None)
+    folder = Checkpoint(folder)
+    return fit(adapted(model), task, spec, 0, torch.device("cpu"), folder, lambda *a, **k: None, joules=joules)
 
 
 def test_the_steps_are_those_of_adamw_written_out(tmp_path):
@@ -168,6 +169,42 @@ def test_stopped_after_any_share_and_started_again_it_ends_the_same(tmp_path, st
     assert state.history == expected.history
     assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
     assert all(torch.equal(best[name], best_resumed[name]) for name in best)
+
+
+class Drawing(ToyTask):
+    """Takes 10 J a step and 1,000 J a validation; power fails in the given step, counted from 0."""
+
+    def __init__(self, fails=None):
+        super().__init__(scores=(0.5, 0.6))
+        self.joules, self.fails, self.steps = 0.0, fails, 0
+
+    def loss(self, model, micro):
+        self.joules += 10
+        self.steps += 1
+        if self.steps - 1 == self.fails:
+            raise InterruptedError
+        return super().loss(model, micro)
+
+    def validate(self, model, step):
+        self.joules += 1000
+        return super().validate(model, step)
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3, 4])
+def test_energy_is_that_of_the_training_steps_over_all_starts(tmp_path, fails):
+    whole, first, second = Drawing(), Drawing(fails), Drawing()
+    assert train(Toy(), whole, tmp_path / "whole", joules=lambda: whole.joules)[0].joules == 60
+    with pytest.raises(InterruptedError):
+        train(Toy(), first, tmp_path / "cut", joules=lambda: first.joules, checkpoint_seconds=0)
+    state, _, _ = train(Toy(), second, tmp_path / "cut", joules=lambda: second.joules, checkpoint_seconds=0)
+    assert state.joules == 60
+
+
+def test_energy_that_was_measured_in_part_is_unknown(tmp_path):
+    first, second = Drawing(fails=2), Drawing()
+    with pytest.raises(InterruptedError):
+        train(Toy(), first, tmp_path, checkpoint_seconds=0)
+    assert train(Toy(), second, tmp_path, joules=lambda: second.joules)[0].joules is None
 
 
 def test_the_loss_that_is_not_finite_is_named_by_its_step_and_never_saved(tmp_path):

@@ -1,9 +1,14 @@
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 
 from medpeft_cli.engine.rows import KEY, RowStore
+from medpeft_cli.runs import lock
+from medpeft_cli.runs.lock import run_lock
+from medpeft_cli.runs.stop import Stopped, stoppable
 
 
 def key(number):
@@ -46,7 +51,14 @@ def test_rows_that_were_lost_behind_their_keys_are_made_again(tmp_path):
     assert RowStore(tmp_path, (2, 3)).missing([key(1), key(2)]) == [key(2)]
 
 
-def test_several_processes_make_each_row_once(tmp_path):
+def test_a_signal_ends_the_wait_for_another_that_writes(tmp_path):
+    with run_lock(tmp_path), pytest.raises(Stopped), stoppable():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        filled(tmp_path, [1])
+
+
+def test_several_processes_make_each_row_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         made = pool.starmap(filled, [(tmp_path, range(40))] * 6)
     assert sum(made) == 40

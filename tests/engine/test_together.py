@@ -172,7 +172,7 @@ def test_processes_with_different_runs_are_refused():
     with pytest.raises(RunError, match="2 processes that were started together were given different runs"):  # noqa: SIM117
         with joined(Place(0, 2, 0, 2), ON_CPU, "seed 0", start):
             pass
-    assert started[0].exitcode == RunError.exit_code
+    assert started[0].exitcode == 0  # srun would kill process 0 for anything else, before it has spoken
 
 
 def fails(rank, port):

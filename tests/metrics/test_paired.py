@@ -92,6 +92,11 @@ def test_equal_runs_do_not_differ():
     assert paired_bootstrap(drawn, drawn) == (0, 0, 0, 1)
 
 
+def test_a_bootstrap_without_a_defined_resample_has_no_p():
+    found = paired_bootstrap(np.array([0.5, np.nan, np.nan]), np.array([0.7, np.nan, 0.3]))
+    assert found.value == pytest.approx(0.2) and np.isnan(found[1:]).all()
+
+
 def test_the_bootstrap_is_paired_and_its_p_is_calibrated():
     rng = np.random.default_rng(4)
     first, labels = predictions(rng, n=300)

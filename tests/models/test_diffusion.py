@@ -235,11 +235,25 @@ def test_what_is_neither_folder_nor_id_is_refused(name):
         load_diffusion(name)
 
 
-def test_a_single_file_gives_the_same_pipeline(folders, tmp_path):
-    file = toy_single_file(folders["sd1"], tmp_path / "model.safetensors")
-    loaded, expected = load_diffusion(str(file), config=str(folders["sd1"])), load_diffusion(str(folders["sd1"]))
-    assert (loaded.kind, loaded.size, loaded.title) == ("sd1", TOY_SIZE, "model")
+@pytest.mark.parametrize(
+    ("part", "stem"),
+    [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")],
+)
+def test_the_hash_is_of_every_network(folders, folder, part, stem):
+    file = folder / part / f"{stem}.safetensors"
+    tensors = read(file)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, file, metadata={"format": "pt"})
+    assert load_diffusion(str(folder)).weights_sha256 != load_diffusion(str(folders["sd1"])).weights_sha256
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_a_single_file_gives_the_same_pipeline(folders, tmp_path, kind):
+    file = toy_single_file(folders[kind], tmp_path / "model.safetensors", kind)
+    loaded, expected = load_diffusion(str(file), config=str(folders[kind])), load_diffusion(str(folders[kind]))
+    assert (loaded.kind, loaded.size, loaded.title) == (kind, TOY_SIZE, "model")
     assert loaded.weights_sha256 == expected.weights_sha256
+    assert loaded.scheduler.config == expected.scheduler.config
     assert (picture(pipeline_of(loaded)) == picture(pipeline_of(expected))).all()
 
 

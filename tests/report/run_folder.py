@@ -30,7 +30,7 @@ def add_pictures(folder, prompts=("a scan", "no finding")):
     lines = []
     for index, prompt in enumerate(prompts):
         name = f"{index:06d}-000.png"
-        Image.fromarray(np.full((16, 16, 3), 40 * index, np.uint8)).save(folder / "images" / name)
+        Image.fromarray(np.full((16, 16, 3), 20 * index, np.uint8)).save(folder / "images" / name)
         lines.append({"file": name, "prompt": prompt, "prompt_index": index, "image_index": 0})
     (folder / "images" / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     Image.fromarray(np.zeros((16, 64, 3), np.uint8)).save(folder / "samples" / "step-000010.png")

@@ -39,23 +39,35 @@ const state = document.querySelector("select[aria-label=State]");
 state.value = [...state.options].find((option) => option.textContent === "failed").value;
 state.dispatchEvent(new Event("change"));
 seen.failed = rows(runs);
-seen.evil = document.body.id;
+const read = (words, kind) => number(make("table", { class: kind }, make("tr", {}, make("td", {}, words))).querySelector("td"));
+seen.numbers = ["3.8–7.2K", "988–1.20K", "59.3K + 769", "−0.012", "< 0.001", "3 of 5", "–"].map((words) => read(words, "lines"));
+seen.words = read("3D scans", "long");
 const link = [...document.querySelectorAll("td a")].find((each) => each.getAttribute("href").startsWith("#cell-"));
-location.hash = link.getAttribute("href");
+link.focus();
+link.click();
 setTimeout(() => {
   seen.cell = view.querySelectorAll("h3 a").length;
   view.querySelector("h3 a").click();
   setTimeout(() => {
     seen.run = { headings: [...view.querySelectorAll("h3")].map((each) => each.textContent), charts: view.querySelectorAll("svg").length,
-                 hidden: overview.hidden, focus: document.activeElement.tagName, wide: document.documentElement.scrollWidth > innerWidth };
-    view.querySelector(".back a").click();
+                 hidden: overview.hidden, focus: document.activeElement.tagName, wide: document.documentElement.scrollWidth - innerWidth, width: innerWidth };
+    const before = location.hash;
+    document.querySelector(".skip").focus();
+    document.querySelector(".skip").click();
     setTimeout(() => {
-      seen.back = [overview.hidden, view.hidden];
-      document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
+      seen.skipped = [view.hidden, document.activeElement.tagName, location.hash === before];
+      view.querySelector(".back a").click();
+      setTimeout(() => {
+        seen.back = [overview.hidden, view.hidden, document.activeElement === link];
+        seen.evil = document.body.id;
+        parent.postMessage(JSON.stringify(seen), "*");
+      }, 50);
     }, 50);
   }, 50);
 }, 50);
 """  # fmt: skip
+PHONE = """<!doctype html><iframe src="page.html" style="width: 390px; height: 800px; border: 0"></iframe><pre id="seen"></pre>
+<script>addEventListener("message", (event) => { document.getElementById("seen").textContent = event.data; });</script>"""
 
 
 def test_a_reader_sorts_filters_and_opens_a_run(record, results, tmp_path):
@@ -70,12 +82,13 @@ def test_a_reader_sorts_filters_and_opens_a_run(record, results, tmp_path):
         "</body>", f"<script>{DRIVER}</script></body>"
     )
     (tmp_path / "page.html").write_text(page)
+    (tmp_path / "phone.html").write_text(PHONE)  # a window of Chromium is never that narrow
     done = subprocess.run(
         [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=390,800", "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/page.html"],
+         "--window-size=800,900", "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/phone.html"],
         capture_output=True, text=True, timeout=250,
     )  # fmt: skip
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.S)
+    found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]
     seen = json.loads(entities.unescape(found[1]))
     assert seen["before"] == ["Full FT", "Linear probing", "LoRA", "SSF"]
@@ -83,13 +96,16 @@ def test_a_reader_sorts_filters_and_opens_a_run(record, results, tmp_path):
     assert seen["descending"] == [["LoRA", "SSF", "Linear probing", "Full FT"], "descending"]
     assert seen["restored"] == [seen["before"], None]
     assert seen["filtered"] == ["LoRA", "LoRA"] and seen["failed"] == ["Full FT"]
-    assert seen["evil"] == "" and "pwned" not in re.findall(r"<body[^>]*>", done.stdout)[0]
+    assert seen["evil"] == ""
+    assert seen["numbers"] == [3800, 988, 59300, -0.012, 0.001, 3, None] and seen["words"] is None
     assert seen["cell"] == 2
     assert {"Run it again", "Metrics", "Curves", "Recipe", "Environment"} <= set(seen["run"]["headings"])
     assert (
         seen["run"]["charts"] == 3
         and seen["run"]["hidden"]
         and seen["run"]["focus"] == "H2"
-        and not seen["run"]["wide"]
+        and seen["run"]["width"] == 390
+        and seen["run"]["wide"] <= 0
     )
-    assert seen["back"] == [False, True]
+    assert seen["skipped"] == [False, "H2", True]  # still in the run's view
+    assert seen["back"] == [False, True, True]  # and back on the link that led there

@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_is_said(tested):
     ):
         assert part in said
     sheet = build_report(results, Question(baseline="full")).sheets[1]
-    assert set(tests.left_out) <= set(sheet.notes)
+    assert set(tests.left_out) <= set(sheet.notes) and str(results) not in said
 
 
 def test_seeds_without_a_partner_are_no_pair(tested):
@@ -135,6 +135,63 @@ def test_effects_over_datasets_have_students_interval_and_a_note_on_power(tested
     assert "p, Nemenyi" in out and "\\*\\*\\*" not in out
     data = json.loads(render(report, "json"))["tests"][0]
     assert data["over_datasets"][0]["smallest_wilcoxon_p"] == 0.0625 and len(data["test_splits"]) == 5
+
+
+def test_power_is_said_of_the_datasets_that_each_method_has(record, results):
+    """SSF on six datasets can reach 0.05 by Wilcoxon; LoRA on five of them cannot."""
+    datasets = (*DATASETS, "own")
+    values = {"full": 0.5, "ssf": 0.53, "lora": 0.56}
+    runs = [
+        record(d, m, value=value + i * 0.05 + (i * place % 3) * 0.01)
+        for i, d in enumerate(datasets)
+        for place, (m, value) in enumerate(values.items())
+        if (d, m) != ("own", "lora")
+    ]
+    report = build_report(results(*runs), Question(baseline="full"))
+    sheet = report.sheets[-1]
+    assert sheet.heads[-1] == "p, Wilcoxon" and any("Wilcoxon: signed-rank" in said for said in sheet.caption)
+    lora, ssf = sheet.sections[0].lines
+    assert [line.cells[-1].value for line in (lora, ssf)] == ["–", "0.031"]
+    assert any("of 5 datasets" in note and "not shown for methods on so few" in note for note in sheet.notes)
+    over = json.loads(render(report, "json"))["tests"][0]["over_datasets"][0]
+    assert over["smallest_wilcoxon_p"] == 2 / 64 and over["methods"][1]["p_wilcoxon_holm"] == 2 / 64
+
+
+def test_wilcoxons_p_is_adjusted_for_the_methods(record, results):
+    runs = [
+        record(f"d{i}", m, value=value + i * 0.01 + i * place * 0.003)
+        for i in range(7)
+        for place, (m, value) in enumerate({"full": 0.5, "ssf": 0.53, "lora": 0.48}.items())
+    ]
+    (over,) = build_report(results(*runs), Question(baseline="full")).tests[0].blocks
+    alone = [stats.wilcoxon(effect.differences).pvalue for effect in over.effects]
+    assert [effect.p_wilcoxon for effect in over.effects] == pytest.approx(
+        [max(2 * min(alone), max(alone)), 2 * min(alone)]
+    )
+
+
+def test_two_methods_have_no_friedman_and_it_is_said(record, results):
+    runs = [record(d, m, value=v + i / 50) for i, d in enumerate(DATASETS) for m, v in (("full", 0.5), ("ssf", 0.6))]
+    notes = build_report(results(*runs), Question(baseline="full")).sheets[-1].notes
+    assert "Friedman's test and Nemenyi's need 3 methods and 2 datasets with a value of each: here 2 and 5" in notes
+
+
+def test_a_caption_says_what_the_tests_do_not(tested):
+    report = build_report(tested(("isic", "full", 0, 1), ("isic", "ssf", 0, 2)), Question(baseline="full"))
+    said = " ".join(report.sheets[1].caption)
+    assert "each test by itself" in said and "of these trained models, and say nothing of other seeds" in said
+
+
+def test_a_p_that_one_seed_does_not_have_is_not_the_largest_of_the_others(tested):
+    results = tested(*(("isic", m, s, 1) for m in ("full", "ssf") for s in range(2)), groups=["a", "b"] * 30)
+    for method, right in (("full", False), ("ssf", True)):  # nothing varies between the patients
+        path = results / f"isic-{method}-1" / "predictions.csv"
+        labels = np.random.default_rng(1).integers(0, 3, 60)
+        probabilities = np.eye(3)[labels if right else (labels + 1) % 3]
+        ids = [f"image{i}" for i in range(60)]
+        write_predictions(path, ids, ["a", "b"] * 30, [CLASSES[k] for k in labels], probabilities, CLASSES)
+    (row,) = compared(results).rows
+    assert row.comparisons[0].seeds == 2 and np.isnan(row.comparisons[0].p_mcnemar)
 
 
 def test_facts_of_the_field_notes():

@@ -1,5 +1,8 @@
 """Figures: what they compute, that they draw all there is, and that names from data do no harm."""
 
+import json
+import shutil
+from functools import partial
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,8 +14,9 @@ from medpeft_cli.metrics.predictions import read_predictions
 from medpeft_cli.report import build_report
 from medpeft_cli.report.figures import drawings, not_drawn, write_figures
 from medpeft_cli.report.figures.plan import figure_tables
+from medpeft_cli.report.figures.samples import common_prompts, heading
 from medpeft_cli.report.figures.scores import COSTS, Point, cost_points, critical_difference, crossovers, pareto
-from medpeft_cli.report.run_files import history, newest_samples, open_picture, reliability
+from medpeft_cli.report.run_files import history, newest_samples, open_picture, reliability, untuned_folder
 from tests.report.run_folder import add_pictures, add_predictions, cost, fill, generated
 
 EVIL = "$\\frac{$</script><b>%_&#\u202etxt.exe مرحبا " + "x" * 300
@@ -125,6 +129,31 @@ def test_only_pictures_are_opened(record, results):
     assert open_picture(newest_samples(run)) is None
 
 
+def test_pictures_of_the_untuned_pipeline_stand_beside_the_tuned(record, results):
+    run = build_report(results(generated(record))).runs[0]
+    add_pictures(run.folder)
+    assert untuned_folder(run, [0, 1]) is None
+    shutil.copytree(run.folder / "images", base := run.folder / "images-1")
+    for folder, adapter in ((run.folder / "images", "abc"), (base, None)):
+        (folder / "generation.json").write_text(json.dumps({"adapter_sha256": adapter, "prompts": {"number": 2}}))
+    assert untuned_folder(run, [0, 1]) == base and untuned_folder(run, [0, 7]) is None
+    (base / "generation.json").write_text(json.dumps({"adapter_sha256": None, "prompts": {"number": 3}}))
+    assert untuned_folder(run, [0, 1]) is None
+    (base / "generation.json").write_text("[")
+    assert untuned_folder(run, [0, 1]) is None
+
+
+def test_prompts_are_spread_over_different_texts(record, results):
+    run = build_report(results(generated(record))).runs[0]
+    add_pictures(run.folder, prompts=("a", "a", "b", "c", "d", "a", "e", "f"))
+    assert common_prompts([run]) == {0: "a", 3: "c", 6: "e"}
+
+
+@pytest.mark.parametrize(("inches", "said"), [(0.7, "Bias+\nNorm+\nAttention"), (1.6, "Bias+ Norm+ Attention")])
+def test_a_long_name_is_cut_at_plus_signs(inches, said):
+    assert heading("Bias+Norm+Attention", inches) == said
+
+
 # all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -165,8 +194,34 @@ def test_figures_are_written_as_pdf_and_png(record, results, tmp_path):
 
 def test_captions_name_crossovers_and_the_ranks_power(record, results):
     found = {drawing.name: drawing.caption for drawing in drawings(build_report(fill(results(*everything(record)))))}
-    assert "Crossovers with full fine-tuning: LoRA at 16 %, SSF at 22 %." in found["fractions-vit-ham10000"]
+    assert "Crossovers with Full FT: LoRA at 16 %, SSF at 22 %." in found["fractions-vit-ham10000"]
     assert "over 2 datasets" in found["ranks-vit"] and "no two methods are further apart" in found["ranks-vit"]
+
+
+def test_a_caption_on_crossovers_names_what_is_crossed(record, results):
+    def caption(*curves):
+        runs = [
+            record(m, fraction=f, value=v, **more)
+            for m, more, *values in curves
+            for f, v in zip((0.1, 1), values, strict=True)
+        ]
+        folder = results(*runs)
+        (found,) = [
+            drawing.caption for drawing in drawings(build_report(folder)) if drawing.name.startswith("fractions")
+        ]
+        shutil.rmtree(folder)
+        return found
+
+    record = partial(record, "isic")
+    ssf, full, once = (
+        ("ssf", {}, 0.6, 0.7),
+        ("full", {}, 0.5, 0.9),
+        ("full", {"recipe": {"train": {"lr": 1.0}}}, 0.4, 0.6),
+    )
+    assert "No curve of full fine-tuning to cross." in caption(ssf, ("lora", {}, 0.5, 0.8))
+    assert "Crossovers with Full FT: SSF at 22 %." in caption(ssf, full)
+    assert "No curve crosses that of Full FT." in caption(ssf, ("full", {}, 0.5, 0.6))
+    assert "Crossovers with Full FT (lr 0.001): SSF at 22 %." in caption(ssf, full, once)
 
 
 def test_demo_and_real_results_are_in_figures_of_their_own(record, results):

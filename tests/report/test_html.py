@@ -16,6 +16,7 @@ from medpeft_cli.report import build_report
 from medpeft_cli.report.html import SCRIPT, embedded, html
 from medpeft_cli.report.page_data import CONFUSIONS
 from tests.report.run_folder import add_history, add_pictures, cost, fill, generated
+from tests.report.test_records import DAMAGED
 
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)>\"'&{{7*7}}\u202e" + "x" * 300
 VOID = ("img", "meta", "br", "input")
@@ -66,6 +67,12 @@ def page(results, monkeypatch):
         return Page(html(build_report(folder or results(*records))))
 
     return make
+
+
+def test_damaged_records_are_listed_and_the_page_is_whole(page, record):
+    damaged = [record(**{"seed": 1, "id": f"damaged{i}"} | changes) for i, (changes, _) in enumerate(DAMAGED)]
+    found = page(record(), *damaged)
+    assert len(found.data["runs"]) == 1 and all(f"damaged{i}" in found.words for i in range(len(DAMAGED)))
 
 
 def test_the_page_has_every_number_and_every_way_to_it(page, record, results):

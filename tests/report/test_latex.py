@@ -1,17 +1,25 @@
 """LaTeX as a whole: every kind of table and every macro, compiled by pdflatex where there is one."""
 
+import csv
+import io
+import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medpeft_cli.report import Question, build_report, files, render
+from medpeft_cli.report.latex import COLUMNS
 from medpeft_cli.report.macros import macros
+from tests.report.run_folder import fill, generated
 from tests.report.test_paper import paper_records
 from tests.report.test_render import HOSTILE, latex_problems
 
 PDFLATEX = shutil.which("pdflatex")
+PDFTOPPM = shutil.which("pdftoppm")
 DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs,graphicx}
 \input{numbers}
@@ -71,9 +79,65 @@ def test_demo_and_old_revisions_are_named_so(record, results):
     }  # fmt: skip
 
 
-def test_names_that_differ_in_signs_alone_define_nothing(record, results):
+@pytest.mark.parametrize(
+    ("rows", "columns"), [("dataset", "method"), ("dataset", "fraction"), ("method", "dataset"), ("seed", "backbone")]
+)
+def test_a_macro_names_the_run_of_its_number_whatever_the_rows(record, results, rows, columns):
+    full = record("isic", "full", value=0.6, backbone="vit_b", fraction=0.1)
+    ssf = record("isic", "ssf", value=0.7, backbone="vit_l")
+    found = numbers(build_report(results(full, ssf), Question(rows=(rows,), columns=(columns,))))
+    seed = "-seed0" if rows == "seed" else ""
+    assert found["", f"vitb-f10{seed}", "isic", "full", "f1macro"] == "0.600"
+    assert found["", f"vitl{seed}", "isic", "ssf", "f1macro"] == "0.700"
+    assert len({key[1] for key in found if key[1]}) == 2
+
+
+def test_names_that_differ_in_signs_alone_are_not_defined_and_named(record, results):
     report = build_report(results(record(backbone="vit_a", value=0.7), record(backbone="vit.a", value=0.8)))
     assert not any(key[4] == "f1macro" for key in numbers(report))
+    assert "% not defined, as its name is that of 2 numbers: {}{vita}{isic}{ssf}{f1macro}" in macros(report)
+
+
+def test_points_and_exponents_of_numbers_tell_names_apart(record, results):
+    amounts = [record(fraction=share, value=share) for share in (0.125, 0.0125)]
+    rates = [record("smdg", value=lr / 100, recipe={"train": {"lr": lr}}) for lr in (1e-05, 1e05, 0.15, 1.5)]
+    found = numbers(build_report(results(*amounts, *rates)))
+    settings = {key[1].removeprefix("vitbasepatch16224-") for key in found if key[4] == "f1macro" and key[1]}
+    assert settings == {"f12p5", "f1p25", "lr1em05", "lr100000p0", "lr0p15", "lr1p5"}
+
+
+def test_pictures_that_were_judged_in_two_ways_have_two_numbers_and_no_short_one(record, results):
+    runs = [generated(record, "bias", seed, fid) for seed, fid in enumerate((20.0, 90.0))]
+    for run, name in zip(runs, ("xrv", "inception"), strict=True):
+        run["metrics"]["test"]["protocol"] = {"encoder": {"name": name, "sha256": 64 * "a"}}
+        run["metrics"]["test"]["generation"] = {"steps": 50}
+    report = build_report(results(*runs))
+    found = {key[:2]: value for key, value in numbers(report).items() if key[4] == "fid"}
+    assert found == {("", "sd-way1"): "90.00", ("", "sd-way2"): "20.00"}
+    assert "% way1: features of inception (aaaaaaaa)" in macros(report)
+    lines = list(csv.DictReader(io.StringIO(render(report, "csv"))))
+    assert [line["table"] for line in lines] == ["table4-fid", "table4-fid-2"]
+    assert [line["judged"].split(",")[0] for line in lines] == [
+        "features of inception (aaaaaaaa)", "features of xrv (aaaaaaaa)",
+    ]  # fmt: skip
+
+
+def test_the_papers_numbers_and_the_tests_have_macros(record, results):
+    runs = paper_records(record, "table2")
+    folder = fill(results(*runs))
+    report = build_report(folder, Question(against_paper=True, baseline="full"))
+    found = numbers(report)
+    assert found["", "", "isic", "ssf", "f1macropaper"] == r"0.89 $\pm$ 0.009"
+    assert (
+        found["", "", "mean", "full", "f1macropaper"] == "0.77"
+        and found["", "", "rank", "ssf", "f1macropaper"] == "1.2"
+    )
+    assert re.fullmatch(r"(\$-\$|\+)?0\.\d{3}", found["", "", "isic", "ssf", "f1macrodiff"])
+    assert re.fullmatch(r"[01]\.\d{3}|\$<\$ 0\.001", found["", "", "isic", "ssf", "f1macropmcnemar"])
+    assert found["", "", "mean", "ssf", "f1macrodiff"] == "+0.068"
+    kinds = {key[4].removeprefix("f1macro") for key in found if key[2:4] == ("mean", "ssf")}
+    assert kinds == {"", "paper", "diff", "difflow", "diffhigh", "pnemenyi"}
+    assert not any("ssf" in key and "diff" in key[4] for key in numbers(build_report(folder)))
 
 
 def test_methods_as_rows_are_compared_downwards(record, results):
@@ -142,10 +206,48 @@ def test_every_kind_of_table_is_well_formed(everything, question, tmp_path):
 
 @pytest.mark.skipif(not PDFLATEX, reason="no pdflatex")
 @pytest.mark.parametrize("question", [Question(), Question(against_paper=True), Question(rows=("dataset", "backbone"))])
-def test_the_papers_tables_fit_the_page(record, results, question, tmp_path):
-    records = [each for name in ("table2", "table3", "table4", "table5") for each in paper_records(record, name)]
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_papers_tables_fit_the_page(record, results, question, seeds, tmp_path):
+    """With a bootstrap interval behind each number, or a standard deviation."""
+    once = [each for name in ("table2", "table3", "table4", "table5") for each in paper_records(record, name)]
+    records = [again(each, seed) for each in once for seed in range(seeds)]
     said = compiled(build_report(results(*records), question), tmp_path / "tex")
     assert "Overfull" not in said and "Float too large" not in said
+    if PDFTOPPM:
+        for page in pages(tmp_path / "tex"):
+            dark = page < 128
+            height, width = page.shape
+            assert dark.mean() > 0.002, "a blank page"
+            assert not dark[:, : width // 20].any() and not dark[:, -width // 20 :].any(), "beyond the margins"
+
+
+@pytest.mark.skipif(not PDFLATEX, reason="no pdflatex")
+def test_more_tables_than_latex_holds_at_once_compile(record, results, tmp_path):
+    report = build_report(results(*(record(recipe={"train": {"lr": rate + 1}}) for rate in range(54 * COLUMNS))))
+    assert render(report, "latex").count(r"\begin{table}") > 52
+    compiled(report, tmp_path / "tex")
+
+
+def test_notes_break_behind_the_hyphens_of_names_alone(record, results):
+    source = render(build_report(results(record(), record(seed=1, status="failed", error="3.8–7.2K of a_b"))), "latex")
+    assert "s1-{}\\allowbreak{}" in source and r"3.8--7.2K of a\_\allowbreak{}b" in source
+
+
+def pages(folder):
+    """Return the pages of paper.pdf as grey values."""
+    subprocess.run([PDFTOPPM, "-png", "-gray", "-r", "50", "paper.pdf", "page"], cwd=folder, check=True, timeout=60)
+    found = [np.asarray(Image.open(path).convert("L")) for path in sorted(folder.glob("page-*.png"))]
+    assert found
+    return found
+
+
+def again(run, seed):
+    """The run with another seed, and a score near by."""
+    other = json.loads(json.dumps(run | {"id": f"{run['id']}-{seed}", "identity": f"{run['identity']}{seed}"}))
+    other["recipe"]["seed"] = seed
+    for estimate in other["metrics"]["test"]["overall"].values():
+        estimate["value"] += seed / 100
+    return other
 
 
 def compiled(report, folder):

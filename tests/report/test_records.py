@@ -57,6 +57,32 @@ def test_wrong_types_are_named(record, results):
     assert len(runs) == 1 and problems[0].reason.startswith("metrics.test.overall: ")
 
 
+def nested(levels):
+    return "x" if levels == 0 else {"a": nested(levels - 1)}
+
+
+DAMAGED = [
+    ({"recipe": {"data": {"k_shot": "many"}}}, "recipe.data.k_shot: got 'many', wanted a whole number above 0"),
+    ({"recipe": {"data": {"k_shot": [1, 2]}}}, "recipe.data.k_shot: got [1, 2]"),
+    ({"recipe": {"data": {"k_shot": 0}}}, "recipe.data.k_shot: got 0"),
+    ({"fraction": -0.5}, "recipe.data.fraction: got -0.5, wanted more than 0 and at most 1"),
+    ({"fraction": 1e300}, "recipe.data.fraction: got 1e+300"),
+    ({"recipe": {"data": {"fraction": "half"}}}, "recipe.data.fraction: got 'half'"),
+    ({"parameters": {"total": 1, "method": -5, "head": 3}}, "parameters.method: input should be greater than or equal"),
+    ({"parameters": {"total": 1, "method": 10**400, "head": 3}}, "a number of 401 digits"),
+    ({"memory": {"peak_bytes": 10**400}}, "a number of 401 digits"),
+    ({"recipe": {"train": nested(900)}}, "recipe: more than 20 lists and maps inside each other"),
+    ({"environment": {"versions": [nested(30)]}}, "environment: more than 20 lists and maps inside each other"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "reason"), DAMAGED, ids=range(len(DAMAGED)))
+def test_values_that_would_break_a_report_are_a_problem(record, results, changes, reason):
+    folder = results(record(), record(seed=1, id="damaged", **changes))
+    runs, problems = read_records(folder)
+    assert len(runs) == 1 and reason in problems[0].reason
+
+
 def test_nan_is_undefined():
     text = '{"schema_version": 1, "id": "a", "identity": "a", "cell": "a", "status": "finished", "demo": false, '
     text += '"results_revision": 1, "metrics": {"test": {"n": 3, "overall": {"f1_macro": {"value": NaN, "low": 0}}}}}'

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from medpeft_cli.errors import RecipeError
-from medpeft_cli.report import Question, build_report, render, text
+from medpeft_cli.report import Question, build_report, files, render, text
 from medpeft_cli.report.commands import commands
 from medpeft_cli.report.latex import escape
 from medpeft_cli.report.records import parse_record
@@ -27,7 +27,7 @@ HOSTILE = (
 )  # fmt: skip
 
 # what the renderer may use: booktabs, graphicx and LaTeX itself
-KNOWN = """chi raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
+KNOWN = """chi clearpage belowcaptionskip raggedright allowbreak quad resizebox ifdim width else fi dagger begin end centering small scriptsize footnotesize setlength tabcolsep caption label toprule midrule bottomrule
 textbf underline textit multicolumn par medskip parbox linewidth shortstack pm uparrow downarrow times cdot ldots ss r v c
 textbackslash textless textgreater textbar textasciicircum textasciitilde"""
 
@@ -108,6 +108,7 @@ def test_latex_escapes_by_example():
     assert escape("5 % & $x$ #1") == r"5 \% \& \$x\$ \#1"
     assert escape("é ü ç ß") == r"\'{e} \"{u} \c{c} \ss{}"
     assert escape("א") == "{[}U+05D0{]}"
+    assert escape("--set, 3.8–7.2K") == "-{}-{}set, 3.8--7.2K"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -172,11 +173,37 @@ def test_json_has_every_number_and_the_runs_behind_it(report):
 
 def test_csv_has_a_line_a_cell(report):
     rows = list(csv.DictReader(io.StringIO(render(report, "csv"))))
-    assert len(rows) == 2 * 4
+    assert sum(row["state"] not in ("mean", "rank") for row in rows) == 2 * 4
     first = rows[0]
     assert (first["dataset"], first["method"], first["seeds"], first["mark"]) == ("HAM10000", "Full FT", "3", "second")
     assert float(first["mean"]) == pytest.approx(0.8) and first["parameters_method"] == "85800192"
     assert len(first["runs"].split()) == 3
+
+
+def test_csv_has_means_ranks_and_what_was_left_out(record, results):
+    folder = results(*(record(d, m, value=v) for d in ("isic", "smdg") for m, v in (("full", 0.7), ("ssf", 0.8))))
+    (folder / "broken").mkdir()
+    (folder / "broken" / "record.json").write_text("{")
+    found = files(build_report(folder), ["csv"])
+    lines = [line for line in csv.DictReader(io.StringIO(found["tables.csv"])) if line["state"] != "value"]
+    assert [(line["state"], line["method"], line["mean"], line["rank"], line["mark"], line["dataset"]) for line in lines] == [
+        ("mean", "Full FT", "0.7", "", "second", ""), ("mean", "SSF", "0.8", "", "best", ""),
+        ("rank", "Full FT", "", "2.0", "second", ""), ("rank", "SSF", "", "1.0", "best", ""),
+    ]  # fmt: skip
+    assert {line["backbone"] for line in lines} == {"vit_base_patch16_224"}
+    (left,) = csv.DictReader(io.StringIO(found["left_out.csv"]))
+    assert left["record"] == "broken/record.json" and left["reason"].startswith("half written")
+    assert "left_out.csv" not in files(build_report(results(record()) / "isic"), ["csv"])
+
+
+def test_a_filtered_report_says_so_in_every_form(record, results):
+    folder = results(*(record(d, m) for d in ("isic", "smdg") for m in ("full", "ssf", "lora")))
+    report = build_report(folder, Question(where={"method": ["ssf"], "dataset": ["isic", "smdg"]}))
+    said = "Only runs with method=ssf, dataset=isic or smdg; 4 others left out"
+    for out in (shown(terminal(report)), *(render(report, form) for form in ("latex", "markdown", "json"))):
+        assert said in out
+    assert json.loads(render(report, "json"))["where"] == {"method": ["ssf"], "dataset": ["isic", "smdg"]}
+    assert "left out" not in shown(terminal(build_report(folder)))
 
 
 def test_a_text_cell_of_the_csv_is_no_formula_and_a_number_stays_one(record, results):

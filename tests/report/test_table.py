@@ -12,7 +12,7 @@ from medpeft_cli.report.dimensions import chosen
 from medpeft_cli.report.ranks import TIES, marks, ranks
 from medpeft_cli.report.records import parse_record
 from medpeft_cli.report.table import TableSpec, pivot
-from medpeft_cli.report.text import protocol
+from medpeft_cli.report.text import notes, protocol
 
 # Table 3 of the paper, supervised ViT Base, Large and Huge, with its printed combined average ranks
 PAPER_METHODS = ("full", "linear", "attention", "bias", "lora", "ssf", "adaptformer", "norm")
@@ -179,8 +179,38 @@ def test_versions_of_weights_are_rows_of_their_own(record, tables):
 def test_versions_never_meet_in_a_cell_whatever_the_rows(record, tables, rows, other):
     weights = {"source": "pretrained", "sha256": "a" * 64}
     (table,) = tables(record(weights=weights), record(seed=1, **({"weights": weights} | other)), rows=rows)
-    assert [len(cell.values) for cell in table.cells[0]] == [1, 1]
-    assert len({column["variant"] for column in table.columns}) == 2
+    assert [[len(cell.values) for cell in cells] for cells in table.cells] == [[1], [1]]
+    assert len({tuple(row.values()) for row in table.rows}) == 2
+
+
+def test_what_makes_a_setting_is_a_row_though_nobody_asked(record, tables):
+    """Else full fine-tuning of one backbone on a tenth of the images would lose against SSF of another on all."""
+    full, ssf = record(method="full", backbone="vit_b", fraction=0.1), record(method="ssf", backbone="vit_l", value=0.9)
+    (table,) = tables(full, ssf, rows=("dataset",))
+    assert [(row["backbone"], row["fraction"]) for row in table.rows] == [("vit_b", "10 %"), ("vit_l", "100 %")]
+    assert {cell.mark for cells in table.cells for cell in cells} == {""}
+    assert (
+        "Not asked for as rows, but not equal in all runs, and so rows too: backbone, fraction" in notes(table, [1])[0]
+    )
+    (table,) = tables(full, ssf, rows=("dataset",), columns=("seed",))
+    assert table.added == ("backbone", "fraction", "method")
+    (table,) = tables(full, ssf, rows=("dataset", "fraction", "backbone.name"))
+    assert table.added == ()  # a field of the recipe says as much
+
+
+@pytest.mark.parametrize("rows", [("dataset", "backbone"), ("fraction",)])
+@pytest.mark.parametrize(
+    ("unknown", "label"),
+    [({"data": None}, "HAM10000 (data unknown)"), ({"weights": None}, "vit_base_patch16_224 (weights unknown)")],
+)
+def test_a_score_of_unknown_data_or_weights_is_never_averaged_with_known_ones(record, tables, unknown, label, rows):
+    weights = {"weights": {"source": "pretrained", "sha256": "a" * 64}}
+    failed = record(seed=2, status="failed", **(weights | unknown))
+    (table,) = tables(record(**weights), record(seed=1, **(weights | unknown)), failed, rows=rows)
+    assert sorted(len(cell.values) for cells in table.cells for cell in cells) == [1, 1]
+    assert any(label in row.values() for row in table.rows)
+    (known,) = [cells[0] for row, cells in zip(table.rows, table.cells, strict=True) if label not in row.values()]
+    assert len(known.others) == 1  # a run that failed before it read them is no version
 
 
 def test_recipes_that_differ_are_columns_of_their_own_that_say_how(record, tables):
@@ -260,6 +290,20 @@ def test_mean_needs_every_dataset_and_rank_only_complete_rows(record, tables):
     )
     assert block.ranks == (3, 1, 2) and block.ranked_rows == 2
     assert block.mean_marks == ("second", "", "best") and block.rank_marks == ("", "best", "second")
+
+
+def test_ranks_that_an_odd_run_takes_away_are_named(record, tables):
+    datasets = ("breastus", "isic", "smdg")
+    whole = [record(d, m, value=v) for d in datasets for m, v in (("full", 0.7), ("ssf", 0.8))]
+    (table,) = tables(*whole, record("isic", "norm"))
+    assert table.blocks[0].ranked_rows == 0
+    said = "No average rank: 1 of 3 datasets have a value of every method; all 3 have, without LayerNorm tuning"
+    assert said in notes(table, [1])
+    (table,) = tables(record("isic", "full"), record("smdg", "ssf"), record("isic", "lora"))
+    assert "No average rank: 0 of 2 datasets have a value of every method" in notes(table, [1])
+    for others in ([], [record("isic", manifest="b" * 64)], [record("isic", "full", fraction=0.1)]):
+        (table,) = tables(*whole, *others)
+        assert not any("No average rank" in note for note in notes(table, [1]))
 
 
 def test_parameters_are_of_method_and_head_with_their_range(record, tables):

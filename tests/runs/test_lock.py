@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -14,8 +15,9 @@ import pytest
 from medpeft_cli.errors import RunError
 from medpeft_cli.runs import lock
 from medpeft_cli.runs.lock import holder, run_lock
+from medpeft_cli.runs.stop import Stopped, stoppable
 
-HOLD = "import sys, time; from pathlib import Path; from medpeft_cli.runs.lock import run_lock\n"
+HOLD = "import sys, time; from pathlib import Path; from medpeft_cli.runs import lock; run_lock = lock.run_lock\n{}\n"
 HOLD += "with run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
 GRID = """\
 import os, sys, time
@@ -59,8 +61,9 @@ def elsewhere(tmp_path):
     return start
 
 
-def child(folder):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+def child(folder, before=""):
+    command = [sys.executable, "-c", HOLD.format(before), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -69,6 +72,7 @@ def end(process):
     process.kill()
     process.wait()
     process.stdout.close()
+    process.stderr.close()
 
 
 def age(folder, seconds):
@@ -118,6 +122,7 @@ def test_an_owner_on_another_machine_is_believed_while_it_gives_signs_of_life(tm
 @pytest.mark.parametrize("clock", [3600, -3600])  # an owner that died, or a clock that jumped
 def test_without_them_it_is_watched_and_then_believed_dead(tmp_path, elsewhere, monkeypatch, clock):
     monkeypatch.setattr(lock, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
     elsewhere()
     age(tmp_path, clock)
     assert holder(tmp_path) is None
@@ -142,12 +147,39 @@ def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
             assert time.monotonic() < end_of_patience
 
 
-@pytest.mark.parametrize(("state", "free"), [("", True), ("PENDING", True), ("RUNNING", False), ("SUSPENDED", False)])
-def test_slurm_knows_whether_the_job_of_an_owner_runs(tmp_path, elsewhere, monkeypatch, state, free):
-    (tmp_path / "squeue").write_text(f'#!/bin/sh\n[ "$3" = 4711 ] && echo {state}\n')
-    (tmp_path / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    elsewhere(job="4711")
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Return answers(squeue): SLURM of the cluster `here`, whose squeue knows job 4711 and does that."""
+
+    def answers(squeue):
+        for name, script in {
+            "squeue": f'[ "$3" = 4711 ] || exit 1\n{squeue}',
+            "scontrol": "echo ClusterName = here",
+        }.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("state", "silent", "free"),
+    [
+        ("", 0, True),
+        ("PENDING", 0, True),
+        ("RUNNING", 0, False),
+        ("RUNNING", 3600, True),
+        ("SUSPENDED", 3600, False),
+        ("STOPPED", 3600, False),
+    ],
+)
+def test_slurm_knows_whether_the_job_of_an_owner_runs(tmp_path, elsewhere, slurm, monkeypatch, state, silent, free):
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    slurm(f"echo {state}")
+    elsewhere(job="4711", cluster="here")
+    age(tmp_path, silent)
     if free:
         with run_lock(tmp_path):
             assert holder(tmp_path).pid == os.getpid()
@@ -156,12 +188,65 @@ def test_slurm_knows_whether_the_job_of_an_owner_runs(tmp_path, elsewhere, monke
             pass
 
 
+def test_a_job_of_another_cluster_is_not_asked_after_here(tmp_path, elsewhere, slurm):
+    slurm("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    elsewhere(job="4711", cluster="there")
+    with pytest.raises(RunError, match="node7, job 4711"), run_lock(tmp_path):
+        pass
+
+
+def test_a_job_that_is_about_to_end_is_waited_for(tmp_path, elsewhere, slurm, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    slurm(f"echo look >> {tmp_path}/looks; [ $(wc -l < {tmp_path}/looks) = 3 ] || echo COMPLETING")
+    elsewhere(job="4711")
+    with run_lock(tmp_path):
+        assert holder(tmp_path).pid == os.getpid()
+
+
 def test_a_job_that_was_requeued_takes_over_from_itself(tmp_path, elsewhere, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     elsewhere()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with run_lock(tmp_path):
         assert holder(tmp_path).restart == 1
+
+
+def test_one_that_was_taken_for_dead_ends_itself(tmp_path):
+    process = child(tmp_path, "lock.BEAT_SECONDS = 0.1")
+    process.send_signal(signal.SIGSTOP)  # frozen, and given up by another machine
+    (tmp_path / "starts/2").write_text("")
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(30) == RunError.exit_code
+    assert "another has taken over" in process.stderr.read()
+    end(process)
+
+
+def test_waiting_ends_with_the_owner(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    process = child(tmp_path)
+    threading.Timer(0.2, process.kill).start()
+    with run_lock(tmp_path, wait=True):
+        assert holder(tmp_path).pid == os.getpid()
+    assert f"waiting for process {process.pid} on" in capsys.readouterr().err
+    end(process)
+
+
+def test_a_signal_ends_the_waiting(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    elsewhere()
+    with pytest.raises(Stopped), stoppable():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with run_lock(tmp_path, wait=True):
+            pass
+
+
+def test_signs_of_life_are_judged_by_the_clock_of_the_file_system(tmp_path, elsewhere, monkeypatch):
+    elsewhere()
+    ours = time.time
+    monkeypatch.setattr(lock, "_clocks", {})
+    monkeypatch.setattr(lock.time, "time", lambda: ours() + 3600)
+    assert holder(tmp_path).host == "node7"
+    assert sorted(path.name for path in (tmp_path / "starts").iterdir()) == ["1"]
 
 
 def test_the_owner_of_half_a_file_is_believed_for_a_while(tmp_path, monkeypatch):

@@ -189,13 +189,17 @@ def _fraction_groups(table: Table) -> dict[str, list[list[int]]]:
 
 def _crossed(table: Table, groups: Sequence[Sequence[int]]) -> str:
     """Return the crossovers in words."""
+    columns = [j for group in groups if (j := scores.full_tuning(table, group)) is not None]
+    if not columns:
+        return "No curve of full fine-tuning to cross."
+    full = " or ".join(dict.fromkeys(text.column_title(table.columns[j]) for j in columns))
     said = []
     for group in groups:
         where = " · ".join(_labels(table, group[0], "fraction", "dataset"))
         for name, places in scores.crossed(table, group):
             at = " and ".join(f"{x:.2g} %" for x in places)
             said.append(f"{name} at {at}{f' ({where})' if where and len(groups) > 1 else ''}")
-    return f"Crossovers with full fine-tuning: {', '.join(said)}." if said else "No curve crosses full fine-tuning's."
+    return f"Crossovers with {full}: {', '.join(said)}." if said else f"No curve crosses that of {full}."
 
 
 def _devices(table: Table, block: Block) -> str:

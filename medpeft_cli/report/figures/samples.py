@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from medpeft_cli.errors import MedpeftError
 from medpeft_cli.report import text
-from medpeft_cli.report.figures.style import WIDTH, label, new_figure, styles
+from medpeft_cli.report.figures.style import WIDTH, new_figure, styles
 from medpeft_cli.report.records import Run
-from medpeft_cli.report.run_files import generated, generated_file, open_picture
+from medpeft_cli.report.run_files import generated, images_folder, open_picture, picture_file, untuned_folder
 from medpeft_cli.report.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -25,19 +25,25 @@ def shown_run(cell: Cell) -> Run | None:
 
 
 def samples(table: Table, row: int) -> Figure:
-    """Draw the same prompts by each method; first the test split's real pictures, where the prepared dataset is at its place."""
+    """Draw the same prompts by each method.
+
+    First the test split's real pictures, where the prepared dataset is at its place, and what the untuned pipeline draws,
+    where `medpeft generate RUN --base` has made it for one of the runs.
+    """
     looks = styles(table)
     runs = {j: run for j, cell in enumerate(table.cells[row]) if (run := shown_run(cell))}
     prompts = common_prompts(list(runs.values()))
     real = real_pictures(next(iter(runs.values())), list(prompts))
-    sides = 2 if real else 1
-    columns = sides - 1 + len(runs)
+    untuned = next((folder for run in runs.values() if (folder := untuned_folder(run, list(prompts)))), None)
+    names = ["real picture"] * bool(real) + ["untuned"] * bool(untuned) + [looks[j].name for j in runs]
+    columns = len(names)
     size = min((WIDTH - 1.1) / columns, 1.6)
     figure = new_figure(size * 1.05 * len(prompts) + 0.5, demo=table.demo)
     grid = figure.subplots(len(prompts), columns, squeeze=False)
     for line, (index, prompt) in zip(grid, prompts.items(), strict=True):
         pictures = [real[index]] if real else []
-        pictures += [open_picture(generated_file(run, index)) for run in runs.values()]
+        pictures += [open_picture(picture_file(untuned, index))] if untuned else []
+        pictures += [open_picture(picture_file(images_folder(run), index)) for run in runs.values()]
         for axes, picture in zip(line, pictures, strict=True):
             axes.set(xticks=(), yticks=())
             axes.grid(False)
@@ -49,21 +55,21 @@ def samples(table: Table, row: int) -> Figure:
                 picture.thumbnail((PIXELS, PIXELS))
                 axes.imshow(picture)
         line[0].set_ylabel(wrapped(prompt), rotation=0, ha="right", va="center", fontsize=6.5)
-    names = (["real picture"] if real else []) + [looks[j].name for j in runs]
     for axes, name in zip(grid[0], names, strict=True):
-        axes.set_title(label(name, 18), fontsize=7)
+        axes.set_title(heading(name, size), fontsize=7)
     return figure
 
 
 def common_prompts(runs: list[Run]) -> dict[int, str]:
-    """Return a few prompts, by index, of which every run has a picture: different texts as far as there are."""
+    """Return a few prompts, by index, of which every run has a picture: different texts as far as there are, evenly spaced."""
     found = [generated(run) for run in runs]
     common = {i: prompt for i, prompt in (found[0] if found else {}).items() if all(i in each for each in found)}
     seen: dict[str, int] = {}
     for i, prompt in common.items():
         seen.setdefault(prompt, i)
-    chosen = sorted([*seen.values(), *sorted(set(common) - set(seen.values()))][:PROMPTS])
-    return {i: common[i] for i in chosen}
+    chosen = list(seen.values()) if len(seen) >= PROMPTS else list(common)
+    number = min(PROMPTS, len(chosen))
+    return {i: common[i] for i in (chosen[place * len(chosen) // number] for place in range(number))}
 
 
 def real_pictures(run: Run, indices: list[int]) -> "dict[int, Image | None]":
@@ -92,3 +98,11 @@ def wrapped(prompt: str, width: int = 20, lines: int = 6) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(text.clean(prompt, 160), width, max_lines=lines, placeholder=" …"))
+
+
+def heading(name: str, inches: float) -> str:
+    """Return a method's name in lines for a column of that width, cut at blanks and behind plus signs."""
+    import textwrap
+
+    words = text.clean(name, 60).replace("+", "+ ")
+    return "\n".join(textwrap.wrap(words, max(10, round(15 * inches)), break_long_words=False))

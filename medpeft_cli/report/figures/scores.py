@@ -75,9 +75,9 @@ def fractions(table: Table, rows: Sequence[Sequence[int]]) -> Figure:
     """
     figure = new_figure(PANEL * -(-len(rows) // 2) + 0.8, demo=table.demo)
     looks = styles(table)
-    full = _full(looks)
     used = [j for j in range(len(looks)) if any(len(series(table, group, j)) > 1 for group in rows)]
     for axes, group in zip(_panels(figure, len(rows)), rows, strict=False):
+        full = full_tuning(table, group)
         base = _means(table, group, full) if full is not None else []
         for j in used:
             points = series(table, group, j)
@@ -103,14 +103,16 @@ def fractions(table: Table, rows: Sequence[Sequence[int]]) -> Figure:
 def crossed(table: Table, rows: Sequence[int]) -> list[tuple[str, list[float]]]:
     """Return the methods whose curve crosses full fine-tuning's, each with the percentages where it does."""
     looks = styles(table)
-    full = _full(looks)
+    full = full_tuning(table, rows)
     base = _means(table, rows, full) if full is not None else []
     found = [(look.name, crossovers(_means(table, rows, j), base)) for j, look in enumerate(looks) if j != full]
     return [(name, places) for name, places in found if places]
 
 
-def _full(looks: Sequence[Style]) -> int | None:
-    return next((j for j, look in enumerate(looks) if look.colour == BLACK), None)
+def full_tuning(table: Table, rows: Sequence[int]) -> int | None:
+    """Return the column of full fine-tuning, of several recipes the first that has a curve in these rows; None without one."""
+    columns = {j for i in rows for j, cell in enumerate(table.cells[i]) if cell.runs and cell.runs[0].method == "full"}
+    return next((j for j in sorted(columns) if len(_means(table, rows, j)) > 1), None)
 
 
 def _means(table: Table, rows: Iterable[int], column: int) -> list[tuple[float, float]]:
@@ -197,7 +199,7 @@ def _recorded(part: str, name: str, unit: float) -> Measure:
 COSTS: dict[str, Measure] = {
     "peak memory of training, GB ↓": _recorded("memory", "peak_bytes", 1e9),
     "training time of a run, minutes ↓": _recorded("timing", "train_seconds", 60),
-    "training energy of a run, Wh ↓": _recorded("energy", "train_joules", 3600),
+    "training energy of a run, Wh (GPU board only) ↓": _recorded("energy", "train_joules", 3600),
 }
 """What a run costs, by axis label; a record may lack any of them."""
 
