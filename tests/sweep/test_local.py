@@ -2,9 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -27,19 +27,20 @@ def test_each_run_has_its_gpu_and_is_no_part_of_what_started_the_sweep(cells, tm
     for name in LAUNCHED:
         monkeypatch.setenv(name, "2")
     (tmp_path / "full.yaml").unlink()  # so that each run ends at once
-    seen = {}
+    seen = []  # environments; /proc has none of a process that ended already
 
-    def show():
-        for job in sweep.jobs:
-            words = Path(f"/proc/{job.process.pid}/environ").read_bytes().decode().split("\0")
-            seen.setdefault(job.run_dir, dict(word.split("=", 1) for word in words if word))
+    class Popen(subprocess.Popen):
+        def __init__(self, *words, env, **others):
+            seen.append(env)
+            super().__init__(*words, env=env, **others)
 
+    monkeypatch.setattr(local.subprocess, "Popen", Popen)
     sweep = Sweep(cells[:4], tmp_path / "results", devices_of("3,1", 2, False), 5)
-    sweep.run(show)
+    sweep.run(lambda: None)
     assert len(seen) == 4
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen.values()][:2] == ["3", "1"]
-    assert {one["CUDA_VISIBLE_DEVICES"] for one in seen.values()} == {"3", "1"}
-    assert not any(name in one for one in seen.values() for name in LAUNCHED)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen][:2] == ["3", "1"]
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in seen} == {"3", "1"}
+    assert not any(name in one for one in seen for name in LAUNCHED)
     assert sorted(sweep.free) == ["1", "3"]
     assert [stands.state for stands in sweep.ended] == ["failed"] * 4
     assert all("full.yaml" in stands.note for stands in sweep.ended)
