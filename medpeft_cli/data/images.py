@@ -175,7 +175,7 @@ class Batches:
     ):
         self.store, self.labels, self.spec, self.augment = store, labels, spec, augment
         self.batches = batches[start::stride]
-        self.visits = _visits(batches)[start::stride]
+        self.visits = visits_of(batches)[start::stride]
         self.key = seed_of(seed, "augment")
         self.epoch, self.workers = epoch, max(1, workers)
 
@@ -215,12 +215,28 @@ class Batches:
             if self.augment is None:
                 images[row] = eval_image(pixels, self.spec)
             else:
-                key = [self.key, self.epoch << 32 | index]
-                rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, visits[row]]))
+                draw, visit = draw_of(self.epoch, int(visits[row]), self.augment.views)
+                rng = np.random.Generator(
+                    np.random.Philox(key=[self.key, draw << 32 | index], counter=[0, 0, 0, visit])
+                )
                 images[row] = train_image(pixels, self.spec, self.augment, rng)
 
 
-def _visits(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+def draw_of(epoch: int, visit: int, views: int | None) -> tuple[int, int]:
+    """Return what a picture's random change depends on beside the seed and the picture.
+
+    Args:
+        epoch: 0, 1, ….
+        visit: how often the epoch has shown the picture before.
+        views: versions of each picture that there are, shown in turn; None = a new one each time.
+
+    Returns:
+        Epoch and visit, or the number of the version and 0.
+    """
+    return (epoch, visit) if views is None else ((epoch + visit) % views, 0)
+
+
+def visits_of(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return, for each place of each batch, how often the pass has visited that picture before."""
     if not batches:
         return []
