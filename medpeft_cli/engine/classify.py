@@ -20,6 +20,7 @@ from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, s
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
 from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.together import block, dealt, gathered, share_count
+from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
@@ -142,9 +143,9 @@ class ClassifyTask:
             self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers,
             start + ranks.here.rank, ranks.here.size,
         )  # fmt: skip
-        for (step, part, last, count, divisor), batch in dealt(plan[start:], mine):
+        for (step, part, last, count, divisor), batch in dealt(plan[start:], on_device(mine, self.device)):
             if batch is not None:
-                images, targets = (each.to(self.device, non_blocking=True) for each in batch)
+                images, targets = batch
                 batch = (normalise(images, self.spec), targets, divisor)
             yield Micro(step, part, last, count, batch)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from medpeft_cli.data.images import Batches, ImageStore, InputSpec
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import loader_threads
 from medpeft_cli.engine.loop import autocast
+from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.stop import leave_if_asked
@@ -34,9 +36,14 @@ def normalise(images: Tensor, spec: InputSpec) -> Tensor:
 
     Convolutions keep that order, and are faster in it.
     """
-    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
+    mean, std = _of_channels(spec.mean, images.device), _of_channels(spec.std, images.device)
     return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _of_channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Return 255 times the values of the channels, (3, 1, 1); made once, since it waits for the device."""
+    return torch.tensor(values, device=device).view(3, 1, 1) * 255
 
 
 @torch.inference_mode()
@@ -56,10 +63,10 @@ def predict(
     """
     model.eval()
     parts = []
-    for images, _ in batches:
+    for images, _ in on_device(batches, device):
         leave_if_asked()
         with autocast(device, precision):
-            parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
+            parts.append(model(normalise(images, spec)).float())
         if advance is not None:
             advance(len(images))
     logits = torch.cat(parts).cpu() if parts else torch.empty(0)
