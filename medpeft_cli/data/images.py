@@ -194,24 +194,26 @@ class Batches:
         import torch
 
         pool = ThreadPoolExecutor(self.workers)
-        waiting: deque[tuple[np.ndarray, np.ndarray, list[Future]]] = deque()
+        pinned = torch.cuda.is_initialized()  # this process computes on a GPU, which copies such memory by itself
+        waiting: deque[tuple[Tensor, np.ndarray, list[Future]]] = deque()
         todo = zip(self.batches, self.visits, strict=True)
         try:
             while True:
                 while len(waiting) <= AHEAD and (share := next(todo, None)) is not None:
                     indices, visits = share
-                    images = np.empty((len(indices), self.spec.size, self.spec.size, 3), np.uint8).transpose(0, 3, 1, 2)
+                    shape = (len(indices), self.spec.size, self.spec.size, 3)
+                    images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
                     parts = np.array_split(np.arange(len(indices)), min(self.workers, len(indices)) or 1)
-                    waiting.append(
-                        (images, indices, [pool.submit(self._fill, images, indices, visits, part) for part in parts])
-                    )
+                    filling = [pool.submit(self._fill, images.numpy(), indices, visits, part) for part in parts]
+                    waiting.append((images, indices, filling))
                 if not waiting:
                     return
-                images, indices, parts_done = waiting.popleft()
-                for part in parts_done:
+                images, indices, filling = waiting.popleft()
+                for part in filling:
                     part.result()
                 self.store.release()
-                yield torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+                labels = torch.from_numpy(self.labels[indices])
+                yield images, labels.pin_memory() if pinned else labels
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -21,6 +21,7 @@ from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, s
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
 from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.together import block, dealt, gathered, share_count
+from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.metrics.classification import point, score
 from medpeft_cli.metrics.predictions import read_predictions, write_predictions
 from medpeft_cli.recipe.load import Loaded
@@ -158,11 +159,8 @@ class ClassifyTask:
             self.store, self.manifest.labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers,
             mine.start, mine.step,
         )  # fmt: skip
-        for images, targets in batches:
-            yield (
-                normalise(images.to(self.device, non_blocking=True), self.spec),
-                targets.to(self.device, non_blocking=True),
-            )
+        for images, targets in on_device(batches, self.device):
+            yield normalise(images, self.spec), targets
 
     def _features(self, shares: Sequence[np.ndarray], epoch: int, mine: slice) -> Iterator[tuple[Tensor, Tensor]]:
         for indices, visits in zip(shares[mine], visits_of(shares)[mine], strict=True):

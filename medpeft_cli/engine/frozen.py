@@ -16,6 +16,7 @@ from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.loop import autocast
 from medpeft_cli.engine.predict import normalise
 from medpeft_cli.engine.rows import KEY, RowStore, cache_folder
+from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.errors import RunError
 from medpeft_cli.models.backbones import tensors_sha256
 from medpeft_cli.models.cut import Cut, find_cut
@@ -126,9 +127,9 @@ class Frozen:
                 ImageStore(self.manifest), self.manifest.labels, self.spec, None if version is None else self.augment,
                 [np.array([places[key][1] for key in group]) for group in groups], self.recipe.seed, version or 0, self.workers,
             )  # fmt: skip
-            for group, (images, _) in zip(groups, batches, strict=True):
-                whole = images[torch.arange(AT_ONCE) % len(images)]
-                hidden = self._below(normalise(whole.to(self.device, non_blocking=True), self.spec))
+            for group, (images, _) in zip(groups, on_device(batches, self.device), strict=True):
+                whole = images[torch.arange(AT_ONCE, device=self.device) % len(images)]
+                hidden = self._below(normalise(whole, self.spec))
                 yield group, hidden[: len(group)].float().cpu().numpy()
 
     def _below(self, images: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def test_a_run_on_features_is_the_run_on_pictures(recipe, tmp_path, monkeypatch,
         run_dir = start_run(recipe(*overrides), tmp_path / results, "medpeft finetune …")
         record = json.loads((run_dir / "record.json").read_text())
         table = np.loadtxt(run_dir / "predictions.csv", delimiter=",", skiprows=1, usecols=(3, 4, 5))
-        losses = [entry["train_loss"] for entry in map(json.loads, (run_dir / "history.jsonl").read_text().splitlines())]
+        losses = [
+            entry["train_loss"] for entry in map(json.loads, (run_dir / "history.jsonl").read_text().splitlines())
+        ]
         return record, table, losses
 
     record, table, losses = done("features")
