@@ -181,7 +181,7 @@ class Batches:
     ):
         self.store, self.labels, self.spec, self.augment = store, labels, spec, augment
         self.batches = batches[start::stride]
-        self.visits = _visits(batches)[start::stride]
+        self.visits = visits_of(batches)[start::stride]
         self.key = seed_of(seed, "augment")
         self.epoch, self.workers = epoch, max(1, workers)
 
@@ -194,24 +194,26 @@ class Batches:
         import torch
 
         pool = ThreadPoolExecutor(self.workers)
-        waiting: deque[tuple[np.ndarray, np.ndarray, list[Future]]] = deque()
+        pinned = torch.cuda.is_initialized()  # this process computes on a GPU, which copies such memory by itself
+        waiting: deque[tuple[Tensor, np.ndarray, list[Future]]] = deque()
         todo = zip(self.batches, self.visits, strict=True)
         try:
             while True:
                 while len(waiting) <= AHEAD and (share := next(todo, None)) is not None:
                     indices, visits = share
-                    images = np.empty((len(indices), self.spec.size, self.spec.size, 3), np.uint8).transpose(0, 3, 1, 2)
+                    shape = (len(indices), self.spec.size, self.spec.size, 3)
+                    images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
                     parts = np.array_split(np.arange(len(indices)), min(self.workers, len(indices)) or 1)
-                    waiting.append(
-                        (images, indices, [pool.submit(self._fill, images, indices, visits, part) for part in parts])
-                    )
+                    filling = [pool.submit(self._fill, images.numpy(), indices, visits, part) for part in parts]
+                    waiting.append((images, indices, filling))
                 if not waiting:
                     return
-                images, indices, parts_done = waiting.popleft()
-                for part in parts_done:
+                images, indices, filling = waiting.popleft()
+                for part in filling:
                     part.result()
                 self.store.release()
-                yield torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+                labels = torch.from_numpy(self.labels[indices])
+                yield images, labels.pin_memory() if pinned else labels
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -222,12 +224,28 @@ class Batches:
             if self.augment is None:
                 images[row] = eval_image(pixels, self.spec)
             else:
-                key = [self.key, self.epoch << 32 | index]
-                rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, visits[row]]))
+                draw, visit = draw_of(self.epoch, int(visits[row]), self.augment.views)
+                rng = np.random.Generator(
+                    np.random.Philox(key=[self.key, draw << 32 | index], counter=[0, 0, 0, visit])
+                )
                 images[row] = train_image(pixels, self.spec, self.augment, rng)
 
 
-def _visits(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+def draw_of(epoch: int, visit: int, views: int | None) -> tuple[int, int]:
+    """Return what a picture's random change depends on beside the seed and the picture.
+
+    Args:
+        epoch: 0, 1, ….
+        visit: how often the epoch has shown the picture before.
+        views: versions of each picture that there are, shown in turn; None = a new one each time.
+
+    Returns:
+        Epoch and visit, or the number of the version and 0.
+    """
+    return (epoch, visit) if views is None else ((epoch + visit) % views, 0)
+
+
+def visits_of(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return, for each place of each batch, how often the pass has visited that picture before."""
     if not batches:
         return []
