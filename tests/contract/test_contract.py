@@ -78,7 +78,7 @@ def test_identity_at_init(name, family):
     if METHODS[name].exact_at_init:
         assert distance(after, before) < ROUNDING
     else:
-        assert 0 < distance(after, before)
+        assert distance(after, before) > 0
         assert (distance(after, before) > 1e-2) == (name in FAR_AT_INIT)
 
 
