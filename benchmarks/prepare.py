@@ -1,6 +1,6 @@
 """Speed and memory of `prepare` and of reading what it made, each beside a bare loop that does the least; run by hand.
 
-    python benchmarks/prepare.py [packing memory reading manifest duplicates] [--images 1500] [--workers 2] [--repeats 5]
+    python -m benchmarks.prepare [packing memory reading manifest duplicates] [--images 1500] [--workers 2] [--repeats 5]
 
 Ours and the bare loop take turns, so that whatever else the machine does slows both; medians and their ratios are printed.
 It makes its own files in a temporary folder.
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import make_jpegs, seconds, take_turns
 from medpeft_cli.console import console
 from medpeft_cli.data.card import Card
 from medpeft_cli.data.duplicates import near_pairs, perceptual_hashes
@@ -40,38 +41,9 @@ SPEC = InputSpec(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
 CARD = Card(name="bench", title="Bench", modality="test", classes=("a", "b"), layout={"kind": "class_folders"})
 
 
-def make_jpegs(folder: Path, count: int) -> list[Path]:
-    """Write 600 × 450 JPEGs as large as those of HAM10000 (2.8 GB in 10,015 files)."""
-    paths = []
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        low = Image.fromarray(rng.integers(0, 256, (45, 60, 3), dtype=np.uint8)).resize(
-            (600, 450), Image.Resampling.BICUBIC
-        )
-        noisy = np.asarray(low).astype(np.int16) + rng.integers(-36, 37, (450, 600, 1), dtype=np.int16)
-        path = folder / "ab"[number % 2] / f"{number:06}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=95)
-        paths.append(path)
-    return paths
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long the work takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def take_turns(repeats: int, **works: Callable[[], object]) -> dict[str, float]:
-    """Return name → median seconds; the works take turns, the first turn is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            taken = seconds(work)
-            if turn:
-                found[name].append(taken)
-    return {name: statistics.median(values) for name, values in found.items()}
+def medians(repeats: int, **works: Callable[[], object]) -> dict[str, float]:
+    """Return name → median seconds of works that take turns."""
+    return {name: statistics.median(values) for name, values in take_turns(repeats, **works).items()}
 
 
 def verdict(what: str, ratio: float, target: float) -> None:
@@ -126,7 +98,7 @@ def packing(folder: Path, options: argparse.Namespace) -> None:
         shutil.rmtree(folder / "root", ignore_errors=True)
         prepare(CARD, folder / "jpegs", folder / "root", size=SIZE, workers=options.workers)
 
-    taken = take_turns(
+    taken = medians(
         options.repeats,
         bare=lambda: in_processes(bare_loop, paths, options.workers),
         kept=lambda: in_processes(bare_loop_with_kept_memory, paths, options.workers),
@@ -204,7 +176,7 @@ def reading(folder: Path, options: argparse.Namespace) -> None:
         for batch in batches:
             np.stack([store.stored(i) for i in batch.tolist()])
 
-    taken = take_turns(options.repeats, jpegs=from_jpegs, store=from_store, gather=gather)
+    taken = medians(options.repeats, jpegs=from_jpegs, store=from_store, gather=gather)
     for name, value in taken.items():
         print(f"  {name:6} {count / value:9,.0f} images/s")
     verdict("store / jpegs, ready for the network", taken["jpegs"] / taken["store"], 20)
@@ -234,7 +206,7 @@ def manifest_rows(folder: Path, options: argparse.Namespace) -> None:
     write_rows(folder / "manifest.csv", columns)
     (folder / "dataset.json").write_text(json.dumps(info))
     del columns
-    taken = take_turns(options.repeats, load=lambda: read_manifest(folder, CARD))["load"]
+    taken = medians(options.repeats, load=lambda: read_manifest(folder, CARD))["load"]
     print(f"  loaded in {taken:.2f} s")
     verdict("2 s / loading", 2 / taken, 1)
 

@@ -210,8 +210,9 @@ def predict_noise(model: nn.Module, noisy: Tensor, timesteps: Tensor, prompts: P
     """
     extra = {}
     if prompts.pooled is not None:
-        ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=noisy.device)
-        extra = {"text_embeds": prompts.pooled, "time_ids": ids.repeat(len(noisy), 1)}
+        ids = torch.zeros(len(noisy), 6, device=noisy.device)  # no tensor of a list: that waits for the device
+        ids[:, :2] = ids[:, 4:] = size
+        extra = {"text_embeds": prompts.pooled, "time_ids": ids}
     return model(noisy, timesteps, prompts.tokens, added_cond_kwargs=extra or None, return_dict=False)[0]
 
 

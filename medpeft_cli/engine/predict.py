@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from medpeft_cli.data.images import Batches, ImageStore, InputSpec
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import loader_threads
 from medpeft_cli.engine.loop import autocast
+from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.schema import ClassifyRecipe
 from medpeft_cli.runs.stop import leave_if_asked
@@ -34,9 +36,20 @@ def normalise(images: Tensor, spec: InputSpec) -> Tensor:
 
     Convolutions keep that order, and are faster in it.
     """
-    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1) * 255
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+    size = images.shape[-1]
+    rows = images.permute(0, 2, 3, 1).contiguous().float()  # (B, S, S, 3); of what `Batches` yields no byte is moved
+    mean, std = _of_rows(spec.mean, size, images.device), _of_rows(spec.std, size, images.device)
+    rows.flatten(2).sub_(mean).div_(std)
+    return rows.permute(0, 3, 1, 2)
+
+
+@cache
+def _of_rows(values: tuple[float, float, float], size: int, device: torch.device) -> Tensor:
+    """Return 255 times the values of the channels, for each pixel of a row (3 S): vectors too short are slow.
+
+    Made once, since it waits for the device.
+    """
+    return torch.tensor(values, device=device).repeat(size) * 255
 
 
 @torch.inference_mode()
@@ -56,10 +69,10 @@ def predict(
     """
     model.eval()
     parts = []
-    for images, _ in batches:
+    for images, _ in on_device(batches, device):
         leave_if_asked()
         with autocast(device, precision):
-            parts.append(model(normalise(images.to(device, non_blocking=True), spec)).float())
+            parts.append(model(normalise(images, spec)).float())
         if advance is not None:
             advance(len(images))
     logits = torch.cat(parts).cpu() if parts else torch.empty(0)

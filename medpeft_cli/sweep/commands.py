@@ -94,6 +94,15 @@ def run(
             min=1,
         ),
     ] = None,
+    jobs_per_gpu: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs-per-gpu",
+            metavar="N",
+            help="Runs at a time on each GPU of --gpus, or of all; without --jobs.",
+            min=1,
+        ),
+    ] = None,
     gpus: Annotated[
         str | None,
         typer.Option("--gpus", metavar="LIST", help="GPUs to use in turn, such as 0,1. Default: those that are here."),
@@ -117,7 +126,7 @@ def run(
 
         cells = expand(grid, overrides, demo=demo)
         before = standings_of(cells, results)
-        devices = devices_of(gpus, jobs, demo)
+        devices = devices_of(gpus, jobs, demo, jobs_per_gpu)
         console.say(sentence(before))
         todo = [cell for cell, stands in zip(cells, before, strict=True) if stands.state == "to do"]
         sweep = Sweep(todo, results, devices, max(1, cores() // len(devices)))

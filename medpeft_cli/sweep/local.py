@@ -149,16 +149,17 @@ class Sweep:
         self.jobs.clear()
 
 
-def devices_of(gpus: str | None, jobs: int | None, demo: bool) -> list[str | None]:
+def devices_of(gpus: str | None, jobs: int | None, demo: bool, jobs_per_gpu: int | None = None) -> list[str | None]:
     """Return CUDA_VISIBLE_DEVICES for each run at a time: the GPUs in turn, or None to leave it as it is.
 
     Args:
         gpus: those to use; None = all that this process sees.
         jobs: runs at a time; None = one for each of `gpus`, or 1, or in a demo one a core.
         demo: whether the runs are small.
+        jobs_per_gpu: runs at a time on each of the GPUs, in the place of `jobs`.
 
     Raises:
-        RecipeError: if `gpus` is no list.
+        RecipeError: if `gpus` is no list, both numbers of jobs are given, or no GPU is here for `jobs_per_gpu`.
     """
     if gpus is None:
         names, usual = _seen_gpus() or [None], cores() if demo else 1
@@ -167,6 +168,12 @@ def devices_of(gpus: str | None, jobs: int | None, demo: bool) -> list[str | Non
         usual = len(names)
         if not all(names) or len(set(names)) < len(names):
             raise RecipeError(f"--gpus: got {gpus!r}, wanted different GPUs with commas between, such as 0,1")
+    if jobs_per_gpu is not None:
+        if jobs is not None:
+            raise RecipeError(f"--jobs-per-gpu {jobs_per_gpu} and --jobs {jobs}: give one: on each GPU, or in all")
+        if names == [None]:
+            raise RecipeError("--jobs-per-gpu: no GPU is seen here", "--jobs is the number in all, on any machine")
+        usual = jobs_per_gpu * len(names)
     return [names[i % len(names)] for i in range(jobs or usual)]
 
 

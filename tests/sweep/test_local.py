@@ -77,6 +77,24 @@ def test_without_a_gpu_the_device_is_left_as_it_is(tmp_path, monkeypatch):
         devices_of("0,0", None, False)
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpus", "expected"),
+    [("4,5", "0,1", ["0", "1", "0", "1"]), ("4,5", None, ["4", "5", "4", "5"]), ("7", None, ["7", "7"])],
+)
+def test_so_many_runs_on_each_gpu(monkeypatch, visible, gpus, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices_of(gpus, None, False, 2) == expected
+    assert devices_of(gpus, None, True, 2) == expected
+    with pytest.raises(RecipeError, match="--jobs-per-gpu 2 and --jobs 3: give one"):
+        devices_of(gpus, 3, False, 2)
+
+
+def test_runs_on_each_gpu_need_a_gpu(cells, medpeft, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = medpeft("sweep", "run", "grid.yaml", "--jobs-per-gpu", "2")
+    assert isinstance(result.exception, RecipeError) and "no GPU is seen here" in str(result.exception)
+
+
 def test_a_folder_that_cannot_be_written_is_one_failed_run(cells, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "full.yaml").unlink()

@@ -1,0 +1,28 @@
+"""The arithmetic behind the tables of `make bench`; nothing is timed."""
+
+import math
+
+from benchmarks.measure import compare, markdown, take_turns
+
+
+def test_a_ratio_is_of_repeats_that_ran_beside_each_other():
+    row = compare("part", "what", "images/s", [90.0, 200.0, 30.0], [120.0, 160.0, 40.0], at_least=0.95)
+    assert (row.ours, row.other) == (90.0, 120.0)
+    assert (row.ratio, row.low, row.high) == (0.75, 0.75, 1.25)
+    assert not row.met and "missed" in markdown([row])
+
+
+def test_a_target_is_a_floor_or_a_ceiling():
+    floor, ceiling, none = (
+        compare("part", "what", "s", [2.0], [1.0], **target) for target in ({"at_least": 2}, {"at_most": 1.99}, {})
+    )
+    assert (floor.met, ceiling.met, none.met) == (True, False, True)
+    assert (floor.target, ceiling.target, none.target) == ("≥ 2", "≤ 1.99", None)
+
+
+def test_works_take_turns_and_the_first_turn_is_not_counted():
+    order = []
+    found = take_turns(2, ours=lambda: order.append("ours"), bare=lambda: order.append("bare"))
+    assert order == ["ours", "bare"] * 3
+    assert {name: len(values) for name, values in found.items()} == {"ours": 2, "bare": 2}
+    assert all(math.isfinite(value) for values in found.values() for value in values)
