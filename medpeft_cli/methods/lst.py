@@ -91,28 +91,6 @@ def inject(model: nn.Module, family: str, config: LSTConfig) -> Injected:
     return Injected(names=trained_names(model), matched=[name for name, _ in found])
 
 
-@torch.no_grad()
-def prefix(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the hidden states of the backbone, which no training changes: h₀ … h_L.
-
-    Args:
-        model: a backbone with LST in it.
-        images: (B, 3, S, S), normalised.
-
-    Shape:
-        (B, 3, S, S) → (B, L + 1, N, C)
-    """
-    seen: list[torch.Tensor] = []
-    with model.lst.register_forward_pre_hook(lambda ladder, args: seen.append(args[0])):
-        model.forward_features(images)
-    return seen[0]
-
-
-def suffix(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the logits (B, K) that follow from the hidden states: the side network and the classifier."""
-    return model.forward_head(model.lst(hidden))
-
-
 def _remember(ladder: Ladder, place: int, block: nn.Module, args: tuple) -> None:
     del ladder.below[place:]  # of a forward pass that was interrupted
     ladder.below.append(args[0])

@@ -5,8 +5,10 @@ from torch.nn import functional
 
 from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods.adapt import hold_norms
-from medpeft_cli.methods.lst import prefix, suffix
+from medpeft_cli.models.cut import Cut
 from tests.methods.tiny import adapted, build, images, perturb, tiny
+
+CUT = Cut("lst", ("lst",))
 
 
 def trained(model: nn.Module | None = None, **parameters):
@@ -45,11 +47,11 @@ def test_side_blocks_have_the_backbones_heads_and_the_gates_start_half_open():
     assert torch.equal(ladder.gates, torch.zeros(2))
 
 
-def test_prefix_is_the_plain_backbones_and_suffix_gives_the_logits():
+def test_below_it_is_the_plain_backbone_and_the_logits_follow_from_its_hidden_states_alone():
     model = trained().model
-    hidden = prefix(model, images())
+    hidden = CUT.below(model, images())
     torch.testing.assert_close(hidden, hidden_states(tiny("vit"), images()))
-    assert torch.equal(suffix(model, hidden), model(images()))
+    assert torch.equal(CUT.rest(model, hidden), model(images()))
 
 
 def test_no_gradient_flows_through_the_backbone():
@@ -59,27 +61,26 @@ def test_no_gradient_flows_through_the_backbone():
         logits = model(images())
     assert logits.requires_grad
     assert not seen[0].requires_grad
-    assert not prefix(model, images()).requires_grad
 
 
 def test_without_ladders_the_blocks_outputs_do_not_matter():
     model = trained().model
-    hidden = prefix(model, images())
+    hidden = CUT.below(model, images())
     other = hidden.clone()
     other[:, 1:] = torch.randn_like(other[:, 1:])
-    assert not torch.equal(suffix(model, other), suffix(model, hidden))
+    assert not torch.equal(CUT.rest(model, other), CUT.rest(model, hidden))
     for down in model.lst.down[1:]:
         nn.init.zeros_(down.weight)
-    assert torch.equal(suffix(model, other), suffix(model, hidden))
+    assert torch.equal(CUT.rest(model, other), CUT.rest(model, hidden))
 
 
 def test_the_backbone_drops_nothing_while_the_side_network_is_trained():
     model = build("test_vit", img_size=32, depth=2, proj_drop_rate=0.5, drop_path_rate=0.5)
     cell = trained(model)
-    expected = prefix(model, images())
+    expected = CUT.below(model, images())
     model.train()
     hold_norms(cell)
-    assert torch.equal(prefix(model, images()), expected)
+    assert torch.equal(CUT.below(model, images()), expected)
 
 
 def test_a_forward_pass_that_was_interrupted_leaves_nothing():
