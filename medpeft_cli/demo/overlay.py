@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 TRANSFORMERS = re.compile(r"vit|deit|swin|beit|eva")
-SLOW = {"full": 5e-4, "attention": 5e-4, "lora": 2e-3, "tsa": 1e-3}  # peak rates; the others take FAST
+SLOW = {"full": 5e-4, "partial": 5e-4, "attention": 5e-4, "lora": 2e-3, "tsa": 1e-3}  # peak rates; the others take FAST
 FAST = 3e-3
 EPOCHS = 8  # of the whole training split; a subset gets more, up to MOST_EPOCHS, for about as many steps
 MOST_EPOCHS = 48
