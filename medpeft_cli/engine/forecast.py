@@ -57,7 +57,9 @@ class Forecast:
         memory = fit(
             self.adapted, _Short(self.task, self.spec), self.spec, 0, self.device, _Unkept(), lambda *_, **__: None
         )[2]
-        parameters = sum(tensor.numel() * tensor.element_size() for tensor in chain(model.parameters(), model.buffers()))
+        parameters = sum(
+            tensor.numel() * tensor.element_size() for tensor in chain(model.parameters(), model.buffers())
+        )
         each = TRAINED_BYTES + (0 if self.task.plan.ema_decay is None else AVERAGE_BYTES)
         trained = each * sum(parameter.numel() for _, parameter in self.adapted.trainable())
         parts = {"parameters": parameters, "gradients_and_optimiser": trained}

@@ -149,9 +149,7 @@ class Frozen:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def frozen_part(
-    assembly: Assembly, train: np.ndarray, val: np.ndarray, table: type[Frozen] = Frozen
-) -> Frozen | None:
+def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray, table: type[Frozen] = Frozen) -> Frozen | None:
     """Return the table of the frozen lower part of a model, complete; None where nothing of the kind pays.
 
     Args:
