@@ -15,7 +15,7 @@ from medpeft_cli.console import console
 from medpeft_cli.data.images import Batches, ImageStore, epoch_order, visits_of
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, open_dataset, pick_device
-from medpeft_cli.engine.frozen import frozen_part
+from medpeft_cli.engine.frozen import Frozen, frozen_part
 from medpeft_cli.engine.loop import Micro, Plan
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
@@ -30,6 +30,7 @@ from medpeft_cli.runs import ranks
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 
+LOOKED_AT = 32  # validation pictures of which features on disk are compared with what the network computes
 VALIDATION_METRICS = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_ovr")
 
 
@@ -114,16 +115,22 @@ def score_test(record: Record, recipe: ClassifyRecipe, weights: Path | None = No
 
 
 class ClassifyTask:
-    """Batches, loss and validation of classification. The test split is not reachable from here."""
+    """Batches, loss and validation of classification. The test split is not reachable from here.
 
-    def __init__(self, assembly: Assembly, run_dir: Path):
+    Args:
+        assembly: data and adapted model.
+        run_dir: where the predictions of the validation split go.
+        table: of what the frozen part of the network makes of the pictures.
+    """
+
+    def __init__(self, assembly: Assembly, run_dir: Path, table: type[Frozen] = Frozen):
         recipe, manifest = assembly.recipe, assembly.manifest
         self.recipe, self.manifest, self.spec = recipe, manifest, assembly.pretrained.input
         self.device, self.workers, self.run_dir = assembly.device, assembly.workers, run_dir
         self.store = ImageStore(manifest)
         self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
         self.val_indices = manifest.indices("val")
-        self.frozen = frozen_part(assembly, self.train_indices, self.val_indices)
+        self.frozen = frozen_part(assembly, self.train_indices, self.val_indices, table)
         steps = math.ceil(len(self.train_indices) / recipe.train.batch_size)
         warmup = round(recipe.train.warmup_epochs * steps)
         self.plan = Plan(recipe.train.epochs * steps, steps, warmup, recipe.train.select, recipe.train.patience_epochs)
@@ -190,8 +197,8 @@ class ClassifyTask:
             RunError: if the features on disk are not what the network computes.
         """
         logits = self._logits(model)
-        if self.frozen is not None and len(logits):
-            whole = self._predict(model, self.val_indices[: self.recipe.evaluate.batch_size])
+        if self.frozen is not None and model is not self.frozen.model:  # one that was loaded again
+            whole = self._predict(model, self.val_indices[:LOOKED_AT])
             self.frozen.refuse_damage(logits[: len(whole)], whole)
         return logits
 

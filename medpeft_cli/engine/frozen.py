@@ -149,20 +149,21 @@ class Frozen:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray) -> Frozen | None:
+def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray, table: type[Frozen] = Frozen) -> Frozen | None:
     """Return the table of the frozen lower part of a model, complete; None where nothing of the kind pays.
 
     Args:
         assembly: data and adapted model.
         train: indices of the training pictures.
         val: indices of the validation pictures.
+        table: its class.
     """
     cut = find_cut(assembly.adapted, assembly.input.size)
     if cut is None or (
         cut.above and assembly.recipe.train.gradient_checkpointing
     ):  # timm recomputes whole networks only
         return None
-    frozen = Frozen(assembly, cut)
+    frozen = table(assembly, cut)
     if not frozen.fill(train, val):
         return None
     who = "training and validation" if frozen.trains else "validation"

@@ -42,6 +42,8 @@ RESIDUAL_BLOCKS = frozenset({
     "UniversalInvertedResidual", "DepthwiseSeparableConv", "EdgeResidual", "ConvNeXtBlock",
 })  # fmt: skip
 
+UNET_BLOCKS = frozenset(("BasicTransformerBlock", "ResnetBlock2D"))
+
 # timm's names of what lies between the stem and the classifier
 STAGE = re.compile(r"layer\d+|(stages|blocks|layers)\.\d+|s\d+|features\.denseblock\d+")
 STAGES = re.compile(r"(layer\d+|stages|blocks|layers|s\d+|features\.(denseblock|transition)\d+)\..+")
@@ -180,6 +182,17 @@ def unet_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def transformer_stacks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return what diffusers keeps under `attentions`: norm, projections in and out, and the blocks between them."""
     return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Transformer2DModel"]
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return what a network is mostly made of: transformer blocks, residual blocks, both kinds of a U-Net; none in another."""
+    transformers = {name for name, _ in transformer_blocks(model)}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        is_block = name in transformers or type(module).__name__ in RESIDUAL_BLOCKS | UNET_BLOCKS
+        if is_block and not in_modules(name, list(found)):
+            found[name] = module
+    return list(found.values())
 
 
 def operators(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:
