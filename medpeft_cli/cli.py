@@ -211,6 +211,7 @@ def _fetch_models(grid: Path) -> None:
         "medpeft finetune recipes/isic_ssf.yaml",
         "medpeft finetune recipes/isic_lora.yaml --demo --set method.rank=4 --seed 1",
         "medpeft finetune recipes/isic_ssf.yaml --set search.trials=0 --track tensorboard",
+        "medpeft finetune recipes/isic_full.yaml --dry-run --memory",
     )
 )
 def finetune(
@@ -233,6 +234,9 @@ def finetune(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, train nothing.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="With --dry-run: predict the peak memory of training, by two steps.")
+    ] = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Score the test split once at the end.")
     ] = True,
@@ -249,6 +253,8 @@ def finetune(
 
     The same command resumes a half-done run and skips a finished one. Prints the run directory.
     """
+    if memory and not dry_run:
+        raise RecipeError("finetune: --memory is for --dry-run", "every run's peak is in its record.json, memory")
     from medpeft_cli.runs.stop import stoppable
 
     with stoppable():
@@ -262,13 +268,24 @@ def finetune(
         if dry_run:
             from medpeft_cli.engine.tasks import dry_run as build_and_check
 
-            console.result(build_and_check(loaded.recipe, evaluate=evaluate))
+            found = build_and_check(loaded.recipe, evaluate=evaluate, memory=memory)
+            console.result(found, _memory(found["memory"]) if memory else None)
             return
         from medpeft_cli.runs.record import Record
         from medpeft_cli.runs.start import start_run
 
         run_dir = start_run(loaded, results, _command_line(), evaluate=evaluate, processes=gpus)
         console.result({"run": str(run_dir), "status": Record.read(run_dir).data["status"]}, str(run_dir))
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    """Return a predicted peak in words."""
+    mib = {name: f"{size / 2**20:,.0f} MiB" for name, size in memory["parts"].items()}
+    lines = [f"{memory['peak_bytes'] / 2**20:,.0f} MiB at the peak on {memory['device']} ({memory['measure']})"]
+    lines += [f"{size:>12}  {name.replace('_', ' ')}" for name, size in mib.items()]
+    if "free_bytes" in memory:
+        lines.append(f"{memory['free_bytes'] / 2**20:,.0f} of {memory['total_bytes'] / 2**20:,.0f} MiB are free there")
+    return "\n".join(lines)
 
 
 @app.command(

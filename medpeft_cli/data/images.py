@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +50,7 @@ class ImageStore:
     def __init__(self, manifest: Manifest):
         pieces = manifest.info["pieces"]
         self._files = [manifest.root / "images" / f"{name}.bin" for name, _ in pieces]
-        self._pieces: list[np.ndarray | None] = [None] * len(pieces)  # mapped when first read
+        self._maps: dict[int, mmap] = {}  # made when first read
         starts = np.cumsum([0, *(size for _, size in pieces)])
         piece = np.searchsorted(starts, manifest.offsets, side="right") - 1
         self._piece = piece.tolist()
@@ -64,11 +65,16 @@ class ImageStore:
         """Return the picture as stored, without a copy: uint8 (H, W) grey or (H, W, 3) RGB."""
         height, width, channels = self._shapes[index]
         start, number = self._offsets[index], self._piece[index]
-        piece = self._pieces[number]
-        if piece is None:
-            piece = self._pieces[number] = np.asarray(np.memmap(self._files[number], dtype=np.uint8, mode="r"))
-        flat = piece[start : start + height * width * channels]
+        if number not in self._maps:
+            with self._files[number].open("rb") as file:
+                self._maps[number] = mmap(file.fileno(), 0, access=ACCESS_READ)
+        flat = np.frombuffer(self._maps[number], np.uint8, height * width * channels, start)
         return flat.reshape((height, width) if channels == 1 else (height, width, 3))
+
+    def release(self) -> None:
+        """Let go of the memory of what was read; otherwise a process grows by the whole dataset. Pictures stay readable."""
+        for mapped in list(self._maps.values()):
+            mapped.madvise(MADV_DONTNEED)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return the picture as RGB, uint8 (H, W, 3); grey is repeated."""
@@ -157,7 +163,7 @@ class Batches:
         stride: of those that follow every so many-th is read, from the first on.
 
     Yields:
-        images uint8 torch (B, 3, S, S), labels int64 torch (B,).
+        images uint8 torch (B, 3, S, S) with channels last in memory, labels int64 torch (B,).
     """
 
     def __init__(
@@ -175,7 +181,7 @@ class Batches:
     ):
         self.store, self.labels, self.spec, self.augment = store, labels, spec, augment
         self.batches = batches[start::stride]
-        self.visits = _visits(batches)[start::stride]
+        self.visits = visits_of(batches)[start::stride]
         self.key = seed_of(seed, "augment")
         self.epoch, self.workers = epoch, max(1, workers)
 
@@ -195,8 +201,8 @@ class Batches:
             while True:
                 while len(waiting) <= AHEAD and (share := next(todo, None)) is not None:
                     indices, visits = share
-                    shape = (len(indices), 3, self.spec.size, self.spec.size)
-                    images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+                    shape = (len(indices), self.spec.size, self.spec.size, 3)
+                    images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
                     parts = np.array_split(np.arange(len(indices)), min(self.workers, len(indices)) or 1)
                     filling = [pool.submit(self._fill, images.numpy(), indices, visits, part) for part in parts]
                     waiting.append((images, indices, filling))
@@ -205,6 +211,7 @@ class Batches:
                 images, indices, filling = waiting.popleft()
                 for part in filling:
                     part.result()
+                self.store.release()
                 labels = torch.from_numpy(self.labels[indices])
                 yield images, labels.pin_memory() if pinned else labels
         finally:
@@ -217,12 +224,28 @@ class Batches:
             if self.augment is None:
                 images[row] = eval_image(pixels, self.spec)
             else:
-                key = [self.key, self.epoch << 32 | index]
-                rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, visits[row]]))
+                draw, visit = draw_of(self.epoch, int(visits[row]), self.augment.views)
+                rng = np.random.Generator(
+                    np.random.Philox(key=[self.key, draw << 32 | index], counter=[0, 0, 0, visit])
+                )
                 images[row] = train_image(pixels, self.spec, self.augment, rng)
 
 
-def _visits(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+def draw_of(epoch: int, visit: int, views: int | None) -> tuple[int, int]:
+    """Return what a picture's random change depends on beside the seed and the picture.
+
+    Args:
+        epoch: 0, 1, ….
+        visit: how often the epoch has shown the picture before.
+        views: versions of each picture that there are, shown in turn; None = a new one each time.
+
+    Returns:
+        Epoch and visit, or the number of the version and 0.
+    """
+    return (epoch, visit) if views is None else ((epoch + visit) % views, 0)
+
+
+def visits_of(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return, for each place of each batch, how often the pass has visited that picture before."""
     if not batches:
         return []

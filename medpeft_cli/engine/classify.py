@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpeft_cli.console import console
-from medpeft_cli.data.images import Batches, ImageStore, epoch_order
+from medpeft_cli.data.images import Batches, ImageStore, epoch_order, visits_of
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly, assemble, describe, facts, open_dataset, pick_device
+from medpeft_cli.engine.frozen import Frozen, frozen_part
 from medpeft_cli.engine.loop import Micro, Plan
 from medpeft_cli.engine.predict import evaluation_batches, normalise, predict, softmax
 from medpeft_cli.engine.restore import adapter_info, restore_adapter
@@ -29,6 +30,7 @@ from medpeft_cli.runs import ranks
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 
+LOOKED_AT = 32  # validation pictures of which features on disk are compared with what the network computes
 VALIDATION_METRICS = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_ovr")
 
 
@@ -63,7 +65,14 @@ def run_classification(loaded: Loaded, results: Path, command: str, *, evaluate:
                 stale.unlink(missing_ok=True)
             # --- train; validation picks the epoch
             info = adapter_info(recipe, built, manifest, record.data["id"])
-            train(assembly, ClassifyTask(assembly, record.run_dir), info, record)
+            task = ClassifyTask(assembly, record.run_dir)
+            if task.frozen is not None:
+                timing = record.data.get("timing", {})
+                record.save(
+                    timing=timing
+                    | {"frozen_seconds": round(timing.get("frozen_seconds", 0.0) + task.frozen.seconds, 3)}
+                )
+            train(assembly, task, info, record)
         finish_training(record)
         # --- test split, once
         if evaluate and not ranks.follows():
@@ -106,17 +115,22 @@ def score_test(record: Record, recipe: ClassifyRecipe, weights: Path | None = No
 
 
 class ClassifyTask:
-    """Batches, loss and validation of classification. The test split is not reachable from here."""
+    """Batches, loss and validation of classification. The test split is not reachable from here.
 
-    def __init__(self, assembly: Assembly, run_dir: Path):
+    Args:
+        assembly: data and adapted model.
+        run_dir: where the predictions of the validation split go.
+        table: of what the frozen part of the network makes of the pictures.
+    """
+
+    def __init__(self, assembly: Assembly, run_dir: Path, table: type[Frozen] = Frozen):
         recipe, manifest = assembly.recipe, assembly.manifest
         self.recipe, self.manifest, self.spec = recipe, manifest, assembly.pretrained.input
         self.device, self.workers, self.run_dir = assembly.device, assembly.workers, run_dir
         self.store = ImageStore(manifest)
         self.train_indices = manifest.training_subset(recipe.data.fraction, recipe.data.k_shot)
         self.val_indices = manifest.indices("val")
-        self.val = evaluation_batches(manifest, self.val_indices, self.spec, recipe)
-        self.val_here = evaluation_batches(manifest, self.val_indices, self.spec, recipe, block)
+        self.frozen = frozen_part(assembly, self.train_indices, self.val_indices, table)
         steps = math.ceil(len(self.train_indices) / recipe.train.batch_size)
         warmup = round(recipe.train.warmup_epochs * steps)
         self.plan = Plan(recipe.train.epochs * steps, steps, warmup, recipe.train.select, recipe.train.patience_epochs)
@@ -127,7 +141,10 @@ class ClassifyTask:
         self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
 
     def micro_batches(self, epoch: int, first_step: int) -> Iterator[Micro]:
-        """Yield (images, labels, divisor) shares; an epoch is cut into near-equal steps, a step into near-equal shares."""
+        """Yield (images, labels, divisor) shares; an epoch is cut into near-equal steps, a step into near-equal shares.
+
+        Of a network whose frozen part is computed already, features take the images' place.
+        """
         train = self.recipe.train
         labels = self.manifest.labels
         order = epoch_order(self.train_indices, labels, self.recipe.seed, epoch, train.sampling)
@@ -139,20 +156,28 @@ class ClassifyTask:
                 plan.append((step, part, part == len(parts) - 1, len(share), divisor))
                 shares.append(share)
         start = sum(step < first_step for step, *_ in plan)
-        mine = Batches(
-            self.store, labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers,
-            start + ranks.here.rank, ranks.here.size,
+        mine = slice(start + ranks.here.rank, None, ranks.here.size)
+        inputs = self._features(shares, epoch, mine) if self._on_features else self._images(shares, epoch, mine)
+        for (step, part, last, count, divisor), batch in dealt(plan[start:], inputs):
+            yield Micro(step, part, last, count, None if batch is None else (*batch, divisor))
+
+    def _images(self, shares: Sequence[np.ndarray], epoch: int, mine: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = Batches(
+            self.store, self.manifest.labels, self.spec, self.recipe.augment, shares, self.recipe.seed, epoch, self.workers,
+            mine.start, mine.step,
         )  # fmt: skip
-        for (step, part, last, count, divisor), batch in dealt(plan[start:], on_device(mine, self.device)):
-            if batch is not None:
-                images, targets = batch
-                batch = (normalise(images, self.spec), targets, divisor)
-            yield Micro(step, part, last, count, batch)
+        for images, targets in on_device(batches, self.device):
+            yield normalise(images, self.spec), targets
+
+    def _features(self, shares: Sequence[np.ndarray], epoch: int, mine: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices, visits in zip(shares[mine], visits_of(shares)[mine], strict=True):
+            hidden = self.frozen.hidden(indices.tolist(), self.frozen.versions(epoch, visits))
+            yield hidden, torch.from_numpy(self.manifest.labels[indices]).to(self.device)
 
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the (class-weighted, label-smoothed) mean cross-entropy of its step."""
-        images, targets, divisor = micro.batch
-        logits = model(images).float()
+        inputs, targets, divisor = micro.batch
+        logits = (self.frozen.cut.rest(model, inputs) if self._on_features else model(inputs)).float()
         smoothing = self.recipe.train.label_smoothing
         return (
             functional.cross_entropy(logits, targets, self.loss_weights, reduction="sum", label_smoothing=smoothing)
@@ -161,16 +186,35 @@ class ClassifyTask:
 
     def validate(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return the validation split's metrics."""
-        logits = gathered(self._logits(model, self.val_here))
+        logits = gathered(self._logits(model, block))
         labels = self.manifest.labels[self.val_indices]
         return {name: point(softmax(logits), labels, name) for name in VALIDATION_METRICS}
 
     def outputs(self, model: nn.Module) -> Tensor:
-        """Return the logits of the validation split, float32 (N, K) on the CPU."""
-        return self._logits(model, self.val)
+        """Return the logits of the validation split, float32 (N, K) on the CPU.
 
-    def _logits(self, model: nn.Module, batches: Batches) -> Tensor:
+        Raises:
+            RunError: if the features on disk are not what the network computes.
+        """
+        logits = self._logits(model)
+        if self.frozen is not None and model is not self.frozen.model:  # one that was loaded again
+            whole = self._predict(model, self.val_indices[:LOOKED_AT])
+            self.frozen.refuse_damage(logits[: len(whole)], whole)
+        return logits
+
+    def _logits(self, model: nn.Module, part: Callable[[Sequence], Sequence] = list) -> Tensor:
+        """Return the logits of the validation split, or of a part of it."""
+        if self.frozen is not None:
+            return self.frozen.logits(model, np.asarray(part(self.val_indices)))
+        return self._predict(model, self.val_indices, part)
+
+    def _predict(self, model: nn.Module, indices: np.ndarray, part: Callable[[Sequence], Sequence] = list) -> Tensor:
+        batches = evaluation_batches(self.manifest, indices, self.spec, self.recipe, part)
         return predict(model, batches, self.spec, self.device, self.recipe.train.precision)
+
+    @property
+    def _on_features(self) -> bool:
+        return self.frozen is not None and self.frozen.trains
 
     def scores(self, outputs: Tensor) -> dict[str, Any]:
         """Write predictions-val.csv and return the metrics that follow from it."""

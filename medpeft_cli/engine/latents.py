@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from medpeft_cli import compat  # noqa: F401  (before diffusers)
@@ -23,10 +22,9 @@ from medpeft_cli.data.images import Batches, ImageStore, InputSpec
 from medpeft_cli.data.manifest import Manifest
 from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.predict import normalise
-from medpeft_cli.engine.rows import KEY, RowStore
+from medpeft_cli.engine.rows import KEY, RowStore, cache_folder
 from medpeft_cli.models.backbones import state_sha256
 from medpeft_cli.models.diffusion import Diffusion, pipeline_of
-from medpeft_cli.runs.stop import leave_if_asked
 
 PROMPTS_AT_ONCE = 64
 PLAIN: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
@@ -153,7 +151,7 @@ def encode_dataset(assembly: Assembly, indices: np.ndarray) -> Encoded:
         parts = [found.tokens, *([] if found.pooled is None else [found.pooled])]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-    _fill(prompts, list(texts), PROMPTS_AT_ONCE, "prompts", embed)
+    prompts.fill(list(texts), "prompts", _in_groups(PROMPTS_AT_ONCE, embed))
     if longer := encoder.too_long(list(texts.values())):
         console.warn(f"{longer:,} of {len(texts):,} texts are longer than the text encoder reads; their end is cut off")
 
@@ -168,7 +166,7 @@ def encode_dataset(assembly: Assembly, indices: np.ndarray) -> Encoded:
         images = read_pictures(store, manifest, assembly.input, [places[key] for key in keys], assembly.workers)
         return vae.encode(normalise(images.to(device), assembly.input)).latent_dist.parameters
 
-    _fill(moments, list(places), assembly.recipe.train.micro_batch_size, "latents", encode)
+    moments.fill(list(places), "latents", _in_groups(assembly.recipe.train.micro_batch_size, encode))
     return Encoded(manifest, moments, prompts, empty, vae.config.scaling_factor)
 
 
@@ -185,11 +183,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def cache_folder(root: Path) -> Path:
-    """Return the folder beside a prepared dataset in which what is computed from it is kept."""
-    return root.with_name(f"{root.name}.cache")
-
-
 def read_pictures(
     store: ImageStore, manifest: Manifest, spec: InputSpec, indices: Sequence[int], workers: int
 ) -> Tensor:
@@ -203,19 +196,19 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:KEY]
 
 
-def _fill(store: RowStore, keys: list[str], at_once: int, what: str, compute: Callable[[list[str]], Tensor]) -> None:
-    """Compute the rows that are missing and add them, a batch at a time."""
-    if not store.missing(keys):
-        return
-    with store.writing(), torch.inference_mode():
-        missing = store.missing(keys)  # another process may have been at work
-        with console.progress(len(missing), what, what) as advance:
-            for start in range(0, len(missing), at_once):
-                batch = missing[start : start + at_once]
-                store.add(batch, compute(batch).float().cpu().numpy())
-                advance(len(batch))
-                leave_if_asked()
-    console.say(f"cached    {len(missing):,} {what} in {store.folder}")
+def _in_groups(
+    at_once: int, compute: Callable[[list[str]], Tensor]
+) -> Callable[[list[str]], Iterator[tuple[list[str], np.ndarray]]]:
+    """Return what computes rows for `RowStore.fill`, so many at once."""
+
+    def work(missing: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+        for start in range(0, len(missing), at_once):
+            group = missing[start : start + at_once]
+            with torch.inference_mode():
+                rows = compute(group).float().cpu().numpy()
+            yield group, rows
+
+    return work
 
 
 def _text_encoders_key(diffusion: Diffusion) -> str:

@@ -1,21 +1,27 @@
 """Rows of numbers on disk, found by key: computed once, shared by all runs, kept through a crash."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from medpeft_cli.console import console
 from medpeft_cli.files import unwritable
 from medpeft_cli.runs.lock import run_lock
-from medpeft_cli.runs.stop import note_progress
+from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 KEY = 32  # hex digits of a key
 
 
+def cache_folder(root: Path) -> Path:
+    """Return the folder beside a prepared dataset in which what is computed from it is kept."""
+    return root.with_name(f"{root.name}.cache")
+
+
 class RowStore:
-    """An append-only table of float16 rows of one shape.
+    """An append-only table of rows of one shape and type.
 
     `rows.bin` holds the rows end to end, `keys.txt` a key a line in the same order. A row counts once its key is written,
     which comes last, so that what a killed process leaves behind is cut off by the next that writes.
@@ -23,11 +29,12 @@ class RowStore:
     Args:
         folder: made when something is written.
         shape: of one row.
+        dtype: of its numbers.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int]):
-        self.folder, self.shape = folder, tuple(shape)
-        self.row_bytes = 2 * int(np.prod(self.shape))
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: type[np.floating] = np.float16):
+        self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
+        self.row_bytes = self.dtype.itemsize * int(np.prod(self.shape))
         self.places: dict[str, int] = {}
         self._read_keys()
 
@@ -36,9 +43,9 @@ class RowStore:
         return [key for key in dict.fromkeys(keys) if key not in self.places]
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """Return the rows of some keys, float16 (len(keys), *shape)."""
-        table = np.memmap(self.folder / "rows.bin", dtype=np.float16, mode="r")[
-            : len(self.places) * self.row_bytes // 2
+        """Return the rows of some keys, (len(keys), *shape)."""
+        table = np.memmap(self.folder / "rows.bin", dtype=self.dtype, mode="r")[
+            : len(self.places) * self.row_bytes // self.dtype.itemsize
         ]
         return table.reshape(-1, *self.shape)[[self.places[key] for key in keys]]
 
@@ -63,7 +70,7 @@ class RowStore:
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Append rows, float (len(keys), *shape), under new keys; only inside `writing`."""
         for name, content in (
-            ("rows.bin", np.ascontiguousarray(rows, dtype=np.float16).tobytes()),
+            ("rows.bin", np.ascontiguousarray(rows, dtype=self.dtype).tobytes()),
             ("keys.txt", "".join(f"{key}\n" for key in keys).encode()),
         ):
             with (self.folder / name).open("ab") as file:
@@ -72,6 +79,27 @@ class RowStore:
                 os.fsync(file.fileno())
         note_progress()
         self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
+
+    def fill(
+        self, keys: Sequence[str], what: str, compute: Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]]
+    ) -> None:
+        """Add the rows that are missing.
+
+        Args:
+            keys: all that are needed.
+            what: a plural noun, for the progress.
+            compute: yields missing keys and their rows, some at a time.
+        """
+        if not self.missing(keys):
+            return
+        with self.writing():
+            missing = self.missing(keys)  # another process may have been at work
+            with console.progress(len(missing), what, what) as advance:
+                for some, rows in compute(missing):
+                    self.add(some, rows)
+                    advance(len(some))
+                    leave_if_asked()
+        console.say(f"cached    {len(missing):,} {what} in {self.folder}")
 
     def _read_keys(self) -> None:
         """Take note of every row whose key is whole and whose numbers are there."""

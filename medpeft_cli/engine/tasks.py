@@ -28,12 +28,17 @@ def run_recipe(loaded: Loaded, results: Path, command: str, *, evaluate: bool = 
     return run_dir
 
 
-def dry_run(recipe: Recipe, *, evaluate: bool = True) -> dict[str, Any]:
+def dry_run(recipe: Recipe, *, evaluate: bool = True, memory: bool = False) -> dict[str, Any]:
     """Build everything, check that every trained tensor is reached, train nothing; return what the record would say.
 
     Args:
         recipe: of any task.
         evaluate: check what scoring the test split needs too.
+        memory: take two steps, keep nothing of them, and tell the peak of memory too.
+
+    Raises:
+        RecipeError, DataError: as the parts raise them.
+        RunError: if memory does not suffice.
     """
     from medpeft_cli.engine.assembly import describe, facts
     from medpeft_cli.methods.adapt import probe
@@ -46,7 +51,14 @@ def dry_run(recipe: Recipe, *, evaluate: bool = True) -> dict[str, Any]:
 
             refuse_unscorable(recipe, assembly.manifest)
         probe(assembly.adapted, PROBE_LATENTS if assembly.adapted.family == "unet" else assembly.input.size)
-        return facts(assembly)
+        found = facts(assembly)
+        if memory:
+            from medpeft_cli.engine.forecast import forecast
+
+            ahead = forecast(assembly)
+            del assembly  # and with it the parts of a pipeline that are not trained
+            found["memory"] = ahead.measure()
+        return found
 
 
 def evaluate_run(run_dir: Path, weights: Path | None = None, **changes: Any) -> Record:

@@ -27,8 +27,9 @@ from medpeft_cli.engine.assembly import (
 from medpeft_cli.engine.compare import compare
 from medpeft_cli.engine.denoise import DenoiseTask, evenly, validation_indices
 from medpeft_cli.engine.generate import FOLDER, folder_of, make, prompts_of_test_split, wanted_by
-from medpeft_cli.engine.latents import cache_folder, encode_dataset, free_memory, without_encoders
+from medpeft_cli.engine.latents import encode_dataset, free_memory, without_encoders
 from medpeft_cli.engine.restore import pipeline_info
+from medpeft_cli.engine.rows import cache_folder
 from medpeft_cli.engine.run import finish_training, recorded_run, train, with_search
 from medpeft_cli.engine.sample import Sampler, Settings, image_seed
 from medpeft_cli.engine.together import told, wait_for_all

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +86,13 @@ def build_trunk(spec: Backbone) -> nn.Module:
 
 def state_sha256(model: nn.Module) -> str:
     """Return the SHA-256 over names, shapes and bytes of every tensor of a model, in state-dict order."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, shapes, types and bytes of tensors, in their order."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -45,6 +45,7 @@ RESIDUAL_BLOCKS = frozenset({
 UNET_BLOCKS = frozenset(("BasicTransformerBlock", "ResnetBlock2D"))
 
 # timm's names of what lies between the stem and the classifier
+STAGE = re.compile(r"layer\d+|(stages|blocks|layers)\.\d+|s\d+|features\.denseblock\d+")
 STAGES = re.compile(r"(layer\d+|stages|blocks|layers|s\d+|features\.(denseblock|transition)\d+)\..+")
 SQUEEZE_EXCITE = re.compile(r"\.(se|attn|attn_last)\.")
 ATTENTION_PROJECTIONS = frozenset(("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"))
@@ -152,6 +153,18 @@ def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, module in model.named_modules()
         if all(isinstance(getattr(module, child, None), nn.Module) for child in ("attn", "norm2", "mlp"))
     ]
+
+
+def stages(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the stages of a CNN, first to last: `layer1` to `layer4` of a ResNet."""
+    return [(name, module) for name, module in model.named_modules() if STAGE.fullmatch(name)]
+
+
+def last_block(name: str, stage: nn.Module) -> str:
+    """Return the name of the last block in a stage of this name, however many sequences it lies in."""
+    member, module = list(stage.named_children())[-1]
+    inside = f"{name}.{member}"
+    return last_block(inside, module) if isinstance(module, nn.Sequential) else inside
 
 
 def attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -74,6 +74,8 @@ def essence(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _reduced(values: dict[str, Any]) -> dict[str, Any]:
     if not _section(values, "search").get("trials"):  # a recipe that searches nothing is the recipe without it
         values.pop("search", None)
+    if (augment := _section(values, "augment")).get("views", ...) is None:  # as before there was the field
+        del augment["views"]
     for *above, name in INCIDENTAL:
         _section(values, *above).pop(name, None)
     for section, field, short in (

@@ -108,6 +108,18 @@ class Augment(Strict):
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability")
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness, 0–1")
     contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast, 0–1")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="random versions of each image, shown in turn; what is frozen is computed once for each. null = a new "
+        "version in every epoch",
+    )
+
+    @property
+    def random(self) -> bool:
+        """Whether anything is changed at random."""
+        changes = self.horizontal_flip, self.vertical_flip, self.brightness, self.contrast
+        return self.crop_scale is not None or any(changes)
 
     @model_validator(mode="after")
     def _ranges(self) -> "Augment":

@@ -1,5 +1,8 @@
 import itertools
+import re
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +149,7 @@ def test_batches_are_the_pictures_in_order(manifest):
         assert labels.tolist() == manifest.labels[indices].tolist()
         for image, index in zip(images, indices, strict=True):
             assert np.array_equal(image, eval_image(store[index], SPEC))
+        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_pictures_do_not_depend_on_threads_batches_or_start(manifest):
@@ -166,6 +170,20 @@ def test_epoch_seed_and_picture_change_the_draw(manifest):
     assert torch.equal(passed(manifest, ALL, same)[0][0], first)
     assert not torch.equal(passed(manifest, ALL, same, epoch=3)[0][0], first)
     assert not torch.equal(passed(manifest, ALL, same, seed=2)[0][0], first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_does_not_stay_in_memory(manifest):
+    def resident():
+        """Kilobytes of the dataset's files that this process holds."""
+        parts = Path("/proc/self/smaps").read_text().split("VmFlags")
+        return [int(re.search(r"Rss: +(\d+)", part)[1]) for part in parts if str(manifest.root) in part]
+
+    store = ImageStore(manifest)
+    assert store.stored(0).max() and sum(resident()) > 0
+    for _ in Batches(store, manifest.labels, SPEC, None, [np.arange(40)], 0, 0, 2):
+        assert sum(resident()) == 0
+    assert np.array_equal(store.stored(7), ImageStore(manifest).stored(7))
 
 
 def test_leaving_early_ends_the_threads(manifest):

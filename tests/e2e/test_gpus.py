@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,14 @@ def start(words, cwd, **environment):
 def others_of(process):
     """The processes that it has started to train with it."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in children if b"spawn_main" in seen_of(child, "cmdline")]
+
+
+def seen_of(process, what):
+    """Return what /proc tells of a process; nothing of one that is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/{what}").read_bytes()
+    return b""
 
 
 def test_killed_and_resumed_by_two_processes_the_run_is_that_of_one(recipe, dataset, whole):
@@ -95,7 +103,7 @@ def test_killed_and_resumed_by_two_processes_the_run_is_that_of_one(recipe, data
         os.kill(process.pid if whom == 0 else other, signal.SIGKILL)
         _, said = process.communicate(timeout=60)
         end = time.monotonic() + 20
-        while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().rpartition(")")[2]:
+        while (stat := seen_of(other, "stat")) and b"Z" not in stat.rpartition(b")")[2]:
             assert time.monotonic() < end, "the other process outlives its run"
             time.sleep(0.05)
         (record,) = (dataset / results).glob("*/*/record.json")

@@ -7,6 +7,7 @@ import torch
 from medpeft_cli.data.images import ImageStore, eval_image
 from medpeft_cli.engine import latents
 from medpeft_cli.engine.latents import encode_dataset, without_encoders
+from medpeft_cli.engine.rows import cache_folder
 
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
@@ -66,10 +67,10 @@ def test_other_pictures_are_added_and_another_size_is_another_cache(made, assemb
     assembly, indices, _ = made
     more = np.concatenate([indices, assembly.manifest.indices("val")])
     encode_dataset(assembly, more)
-    folders = sorted(latents.cache_folder(assembly.manifest.root).glob("moments-*-16"))
+    folders = sorted(cache_folder(assembly.manifest.root).glob("moments-*-16"))
     encode_dataset(assembly_of("pipeline.size=24", pipeline=assembly.pretrained.title), indices[:2])
-    assert sorted(latents.cache_folder(assembly.manifest.root).glob("moments-*-16")) == folders
-    assert list(latents.cache_folder(assembly.manifest.root).glob("moments-*-24"))
+    assert sorted(cache_folder(assembly.manifest.root).glob("moments-*-16")) == folders
+    assert list(cache_folder(assembly.manifest.root).glob("moments-*-24"))
 
 
 def test_the_encoders_go_and_the_unet_stays(made):

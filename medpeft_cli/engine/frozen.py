@@ -1,0 +1,171 @@
+"""Frozen work done once: what the part of a network that no training changes makes of each picture, kept on disk for all runs."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medpeft_cli.console import console
+from medpeft_cli.data.images import Batches, ImageStore, draw_of, epoch_order, visits_of
+from medpeft_cli.engine.assembly import Assembly
+from medpeft_cli.engine.loop import autocast
+from medpeft_cli.engine.predict import normalise
+from medpeft_cli.engine.rows import KEY, RowStore, cache_folder
+from medpeft_cli.engine.transfer import on_device
+from medpeft_cli.errors import RunError
+from medpeft_cli.models.backbones import tensors_sha256
+from medpeft_cli.models.cut import Cut, find_cut
+from medpeft_cli.models.sites import example_inputs
+
+AT_ONCE = 64  # always so many, filled up where fewer are left: what is made of a picture does not depend on how many there are
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}  # batches of another size round otherwise
+MOST_OF_DISK = 0.5  # of what is free
+
+
+class Frozen:
+    """The lower part of an adapted network as a table: one row a picture, or a version of it.
+
+    The table lies beside the prepared dataset. Its name is a hash of all that the lower part computes with, its keys are those of
+    the pictures: runs of all methods, rates, seeds and fractions share it.
+
+    Args:
+        assembly: data and adapted model; the model is put into eval mode.
+        cut: where the model is cut.
+
+    Attributes:
+        trains: training reads the table too, not validation alone: without augmentation, or with `augment.views`.
+        seconds: spent in filling the table.
+    """
+
+    def __init__(self, assembly: Assembly, cut: Cut):
+        self.recipe, self.manifest, self.spec = assembly.recipe, assembly.manifest, assembly.input
+        self.model, self.device, self.workers = assembly.adapted.model, assembly.device, assembly.workers
+        self.augment = assembly.recipe.augment
+        self.trains = not self.augment.random or self.augment.views is not None
+        self.cut, self.seconds = cut, 0.0
+        (images,), _ = example_inputs(self.model, assembly.adapted.family, self.spec.size)
+        example = self._below(images)
+        self.dtype = example.dtype
+        self.rows = RowStore(cache_folder(self.manifest.root) / f"frozen-{self._name()}", example.shape[1:], np.float32)
+
+    def fill(self, train: np.ndarray, val: np.ndarray) -> bool:
+        """Compute the rows that a training needs and that are not in the table yet; False if the disk has no room for them.
+
+        Args:
+            train: indices of the training pictures.
+            val: indices of the validation pictures.
+        """
+        shown = {(None, index) for index in val.tolist()}
+        if self.trains:
+            for epoch in range(self.recipe.train.epochs):
+                order = epoch_order(train, self.manifest.labels, self.recipe.seed, epoch, self.recipe.train.sampling)
+                shown |= set(zip(self.versions(epoch, visits_of([order])[0]), order.tolist(), strict=True))
+                if not self.augment.random:
+                    break
+        places = {self.key(index, version): (version, index) for version, index in sorted(shown, key=str)}
+        needed = len(self.rows.missing(list(places))) * self.rows.row_bytes
+        self.manifest.root.parent.mkdir(parents=True, exist_ok=True)
+        if needed > MOST_OF_DISK * shutil.disk_usage(self.manifest.root.parent).free:
+            console.say(f"frozen    not kept: {needed / 1e9:.1f} GB of features are more than half of the free disk")
+            return False
+        started = time.monotonic()
+        self.rows.fill(list(places), "frozen features", lambda missing: self._compute(missing, places))
+        self.seconds = time.monotonic() - started
+        return True
+
+    def versions(self, epoch: int, visits: np.ndarray) -> list[int | None]:
+        """Return in which version an epoch shows pictures at a visit; None = without augmentation."""
+        if not self.augment.random:
+            return [None] * len(visits)
+        return [draw_of(epoch, visit, self.augment.views)[0] for visit in visits.tolist()]
+
+    def hidden(self, indices: Sequence[int], versions: Sequence[int | None]) -> Tensor:
+        """Return what the upper part reads of pictures, each in its version; on the device."""
+        keys = [self.key(index, version) for index, version in zip(indices, versions, strict=True)]
+        return torch.from_numpy(self.rows.rows(keys)).to(self.device, self.dtype)
+
+    def logits(self, model: nn.Module, indices: np.ndarray) -> Tensor:
+        """Return the logits of pictures without augmentation, float32 (N, K) on the CPU; the model is put into eval mode."""
+        model.eval()
+        parts = []
+        with torch.inference_mode(), autocast(self.device, self.recipe.train.precision):
+            for start in range(0, len(indices), self.recipe.evaluate.batch_size):
+                some = indices[start : start + self.recipe.evaluate.batch_size].tolist()
+                parts.append(self.cut.rest(model, self.hidden(some, [None] * len(some))).float().cpu())
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def refuse_damage(self, found: Tensor, whole: Tensor) -> None:
+        """Raise RunError if logits by the table are not those of the whole network, up to rounding."""
+        tolerance = TOLERANCES[self.recipe.train.precision] * max(1.0, float(whole.abs().max()))
+        if not (difference := float((found - whole).abs().max())) <= tolerance:
+            raise RunError(
+                f"{self.rows.folder}: holds other features than the network computes: logits differ by {difference:.3g}",
+                "delete this folder and the run's, and start again",
+            )
+
+    def key(self, index: int, version: int | None) -> str:
+        """Return the key of a picture in a version."""
+        pixels = self.manifest.pixels[index]
+        if version is None:
+            return pixels
+        drawn = [pixels, index, version, self.recipe.seed, self.augment.model_dump(mode="json")]
+        return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:KEY]
+
+    def _compute(
+        self, missing: list[str], places: dict[str, tuple[int | None, int]]
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield keys and their rows."""
+        for version in dict.fromkeys(places[key][0] for key in missing):
+            keys = [key for key in missing if places[key][0] == version]
+            groups = [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
+            batches = Batches(
+                ImageStore(self.manifest), self.manifest.labels, self.spec, None if version is None else self.augment,
+                [np.array([places[key][1] for key in group]) for group in groups], self.recipe.seed, version or 0, self.workers,
+            )  # fmt: skip
+            for group, (images, _) in zip(groups, on_device(batches, self.device), strict=True):
+                whole = images[torch.arange(AT_ONCE, device=self.device) % len(images)]
+                hidden = self._below(normalise(whole, self.spec))
+                yield group, hidden[: len(group)].float().cpu().numpy()
+
+    def _below(self, images: Tensor) -> Tensor:
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.device, self.recipe.train.precision):
+            return self.cut.below(self.model, images)
+
+    def _name(self) -> str:
+        state = self.model.state_dict()
+        facts = {
+            "tensors": tensors_sha256({name: tensor for name, tensor in state.items() if self.cut.is_below(name)}),
+            "cut": self.cut.name,
+            "backbone": [self.recipe.backbone.name, self.recipe.backbone.options],
+            "input": vars(self.spec),
+            "arithmetic": [self.recipe.train.precision, self.device.type, torch.__version__],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray, table: type[Frozen] = Frozen) -> Frozen | None:
+    """Return the table of the frozen lower part of a model, complete; None where nothing of the kind pays.
+
+    Args:
+        assembly: data and adapted model.
+        train: indices of the training pictures.
+        val: indices of the validation pictures.
+        table: its class.
+    """
+    cut = find_cut(assembly.adapted, assembly.input.size)
+    if cut is None or (
+        cut.above and assembly.recipe.train.gradient_checkpointing
+    ):  # timm recomputes whole networks only
+        return None
+    frozen = table(assembly, cut)
+    if not frozen.fill(train, val):
+        return None
+    who = "training and validation" if frozen.trains else "validation"
+    console.say(f"frozen    nothing changes below {cut.name}: {who} read features, in {frozen.rows.folder}")
+    return frozen
