@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test slurm check format
+.PHONY: demo test bench slurm check format
 
 demo: $(VENV)/installed
 	$(BIN)/medpeft finetune recipes/isic_ssf.yaml --demo
@@ -17,6 +17,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(TESTS)
+
+bench: $(VENV)/installed  # on a machine that does nothing else
+	$(BIN)/python -m benchmarks
 
 slurm: $(VENV)/installed  # twenty runs through everything that can happen to a job, ten minutes; `test` has five of them
 	MEDPEFT_WHOLE_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e/test_slurm_cluster.py

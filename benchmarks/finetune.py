@@ -14,6 +14,7 @@ import copy
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.measure import Row, compare, in_process, show
+from benchmarks.measure import Row, compare, in_process
 from medpeft_cli.console import console
 from medpeft_cli.data.card import load_card
 from medpeft_cli.data.layouts import Sample
@@ -45,9 +46,8 @@ LARGE = {
     "backbones": ["vit_base_patch16_224", "resnet50"], "pixels": 224, "images": 2048, "batch": 512, "micro_batch": 128,
     "precision": "bfloat16",
 }  # fmt: skip
-SIZES = ("pixels", "images", "batch", "micro_batch", "precision", "device", "repeats")
 MEMORY_METHODS = ("full", "lora")
-TARGET, MEMORY_TARGET = 0.95, 1.05
+SPEED, MEMORY = 0.95, 1.05  # targets
 
 
 class Timed(ClassifyTask):
@@ -167,9 +167,8 @@ def peak(options: argparse.Namespace, root: Path, backbone: str, method: str) ->
     return int(memory.read()["peak_bytes"])
 
 
-def rows(options: argparse.Namespace) -> list[Row]:
-    """Return a row of speed for each backbone and method, and rows of memory for some of them."""
-    found = []
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row of speed for each backbone and method, and of memory for some methods."""
     with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as folder:
         make_dataset(Path(folder), options.images)
         for backbone in options.backbones:
@@ -178,24 +177,19 @@ def rows(options: argparse.Namespace) -> list[Row]:
                     continue
                 what = f"{backbone} {method}, {options.pixels} px, {options.precision}"
                 ours, other = rates(*prepared(options, Path(folder), backbone, method))
-                found.append(compare("finetune", f"speed of {what}", "images/s", ours, other, at_least=TARGET))
+                yield compare("finetune", f"speed of {what}", "images/s", ours, other, at_least=SPEED)
                 if method in MEMORY_METHODS:
-                    words = ["--root", folder, "--backbones", backbone, "--methods", method]
-                    for name in SIZES:
-                        words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-                    sizes = [
-                        in_process("benchmarks.finetune", *words, "--only", only) / 2**20 for only in ("ours", "bare")
-                    ]
-                    found.append(
-                        compare(
-                            "finetune",
-                            f"peak memory of {what}",
-                            "MiB",
-                            *([size] for size in sizes),
-                            at_most=MEMORY_TARGET,
-                        )
-                    )
-        return found
+                    sizes = [alone(options, folder, backbone, method, who) / 2**20 for who in ("ours", "bare")]
+                    ours, other = ([size] for size in sizes)
+                    yield compare("finetune", f"peak memory of {what}", "MiB", ours, other, at_most=MEMORY)
+
+
+def alone(options: argparse.Namespace, folder: str, backbone: str, method: str, who: str) -> int:
+    """Return the peak bytes of a process that does nothing but train."""
+    words = ["--only", who, "--root", folder, "--backbones", backbone, "--methods", method]
+    for name in ("pixels", "images", "batch", "micro_batch", "precision", "device"):
+        words += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    return in_process("benchmarks.finetune", *words, "--repeats", 1)
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -226,7 +220,8 @@ def main() -> None:
     if options.only:
         print(peak(options, options.root, options.backbones[0], options.methods[0]))
     else:
-        print(show(rows(options)))
+        for row in rows(options):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

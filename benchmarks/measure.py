@@ -49,6 +49,11 @@ class Row:
             self.at_most is None or self.ratio <= self.at_most
         )
 
+    def __str__(self) -> str:
+        """Return the row as a line for the terminal."""
+        part, what, ratio, spread, target, ours, other, unit = self.cells()
+        return f"{part}: {what}: {ratio} ({spread}){target and ', target ' + target}; {ours} against {other} {unit}"
+
     def cells(self) -> list[str]:
         """Return the row as texts, in the order of `HEADER`."""
         target = "" if self.target is None else self.target + ("" if self.met else " missed")
@@ -122,13 +127,6 @@ def in_process(module: str, *words: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def show(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for the terminal."""
-    table = [list(HEADER), *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table)
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a table of Markdown."""
     lines = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
@@ -140,10 +138,10 @@ def save(rows: Sequence[Row], path: Path) -> None:
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
-def make_jpegs(folder: Path, count: int) -> list[Path]:
-    """Write 600 × 450 JPEGs as large as those of HAM10000 (2.8 GB in 10,015 files), in two class folders."""
+def make_jpegs(folder: Path, count: int, first: int = 0) -> list[Path]:
+    """Write 600 × 450 JPEGs as large as those of HAM10000 (2.8 GB in 10,015 files), numbered from `first`, in two class folders."""
     paths = []
-    for number in range(count):
+    for number in range(first, first + count):
         rng = np.random.default_rng(number)
         low = Image.fromarray(rng.integers(0, 256, (45, 60, 3), dtype=np.uint8)).resize(
             (600, 450), Image.Resampling.BICUBIC

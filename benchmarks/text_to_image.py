@@ -1,21 +1,19 @@
 """Training and generation of text-to-image beside the plain recipe of diffusers + peft; run by hand.
 
-    python benchmarks/text_to_image.py [training generation] [--pipeline demo_sd | sd15] [--size 64] [--batch 16] [--steps 30]
+    python -m benchmarks.text_to_image [training generation] [--pipeline demo_sd | sd15] [--size 64] [--batch 16] [--steps 30]
                                        [--precision float32] [--device auto] [--repeats 3]
 
 `demo_sd` is the bundled pipeline, `sd15` has the layers of Stable Diffusion 1.5 at their true size and random weights. The plain
 recipe is that of diffusers' train_text_to_image_lora.py: VAE and text encoder stay on the device and encode every step. Both
-train LoRA of rank 4. Each measurement is a process of its own, the two take turns, and medians and their ratios are printed.
+train LoRA of rank 4. Each measurement is a process of its own, and the two take turns.
 It makes its own pictures in a temporary folder.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from PIL import Image
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.measure import Row, compare, in_process
 from medpeft_cli.data.card import load_card
 from medpeft_cli.data.images import ImageStore
 from medpeft_cli.data.manifest import read_manifest
@@ -255,9 +254,19 @@ WORKS = {
 }
 
 
-def main() -> None:
+SPEED = {
+    ("training", "demo_sd"): 1,
+    ("training", "sd15"): 1.3,
+    ("generation", "demo_sd"): 0.98,
+    ("generation", "sd15"): 0.98,
+}
+MEMORY = {"training": 1}  # targets
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *WORKS], default=list(WORKS))
+    parser.add_argument("parts", nargs="*", choices=[[], *WORKS], default=[])
     parser.add_argument("--pipeline", choices=("demo_sd", "sd15"), default="demo_sd")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
@@ -268,33 +277,40 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--root")
     parser.add_argument("--only")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield speed and peak memory of training beside the plain recipe, and of generation beside the bare pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_dataset(Path(folder), options.size)
+        for part in options.parts or WORKS:
+            ours, other = WORKS[part]
+            words = ["--root", folder]
+            for field in ("pipeline", "size", "batch", "steps", "rounds", "precision", "device"):
+                words += [f"--{field}", getattr(options, field)]
+            found: dict[str, list[dict[str, float]]] = {ours: [], other: []}
+            for _ in range(options.repeats):
+                for name in found:
+                    found[name].append(in_process("benchmarks.text_to_image", part, "--only", name, *words))
+            what = f"{part}: {options.pipeline}, {options.size} px, batch {options.batch}, {options.precision}, beside {other}"
+            speeds, peaks = (
+                [[one[key] for one in each] for each in found.values()] for key in ("per_second", "peak_bytes")
+            )
+            unit = "steps/s" if part == "training" else "images/s"
+            yield compare("text_to_image", what, unit, *speeds, at_least=SPEED[part, options.pipeline])
+            sizes = ([size / 2**20 for size in each] for each in peaks)
+            yield compare("text_to_image", f"peak memory of {what}", "MiB", *sizes, at_most=MEMORY.get(part))
+
+
+def main() -> None:
+    """Print the rows, or what one process has measured for them."""
+    options = arguments()
     if options.only:
         print(json.dumps(WORKS[options.parts[0]][options.only](options)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        make_dataset(Path(folder), options.size)
-        for part in options.parts:
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in WORKS[part]}
-            for _ in range(options.repeats):
-                for name in found:
-                    command = [sys.executable, __file__, part, "--only", name, "--root", folder]
-                    for field in ("pipeline", "size", "batch", "steps", "rounds", "precision", "device"):
-                        command += [f"--{field}", str(getattr(options, field))]
-                    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                    found[name].append(json.loads(done.stdout.splitlines()[-1]))
-            unit = "steps/s" if part == "training" else "images/s"
-            print(f"{part}: {options.pipeline}, {options.size} px, batch {options.batch}, {options.precision}")
-            medians = {}
-            for name, results in found.items():
-                medians[name] = {key: statistics.median(result[key] for result in results) for key in results[0]}
-                print(
-                    f"  {name:<6} {medians[name]['per_second']:.3f} {unit}, peak {medians[name]['peak_bytes'] / 2**20:,.0f} MiB"
-                )
-            ours, other = medians.values()
-            print(
-                f"  ours / other: {ours['per_second'] / other['per_second']:.3f} in speed, {ours['peak_bytes'] / other['peak_bytes']:.3f} in memory"
-            )
+    for row in rows(options):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -520,9 +520,9 @@ def _evaluate_folders(
     from medpeft_cli.engine.assembly import pick_device
     from medpeft_cli.engine.compare import compare
     from medpeft_cli.engine.failures import enough_memory
+    from medpeft_cli.files import user_cache
     from medpeft_cli.metrics.alignment import load_clip
     from medpeft_cli.metrics.encoders import load_encoder
-    from medpeft_cli.metrics.features import default_cache
     from medpeft_cli.metrics.pictures import folder_pictures
 
     device = pick_device("auto")
@@ -535,7 +535,7 @@ def _evaluate_folders(
             train=folder_pictures([train]) if train else None,
             bootstrap=bootstrap,
             confidence=confidence,
-            cache=default_cache(),
+            cache=user_cache("features"),
         )
     _show_scores(scores)
 

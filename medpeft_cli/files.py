@@ -39,6 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def user_cache(name: str) -> Path:
+    """Return the folder of what is kept for all runs of this user: medpeft/<name> in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medpeft" / name
+
+
 def umask() -> int:
     """Return the permissions that new files do without."""
     mask = os.umask(0)

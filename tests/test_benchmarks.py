@@ -1,7 +1,11 @@
 """The arithmetic behind the tables of `make bench`; nothing is timed."""
 
+import importlib
 import math
 
+import pytest
+
+from benchmarks.__main__ import PAGE, PARTS, written
 from benchmarks.measure import compare, markdown, take_turns
 
 
@@ -26,3 +30,19 @@ def test_works_take_turns_and_the_first_turn_is_not_counted():
     assert order == ["ours", "bare"] * 3
     assert {name: len(values) for name, values in found.items()} == {"ours": 2, "bare": 2}
     assert all(math.isfinite(value) for values in found.values() for value in values)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_runs_with_no_option_and_has_a_place_on_the_page(part):
+    module = importlib.import_module(f"benchmarks.{part}")
+    assert module.arguments([]).repeats > 1
+    assert callable(module.rows)
+    assert f"<!-- {part} -->\n" in PAGE.read_text()
+
+
+def test_a_part_is_written_over_its_own_table_alone():
+    page = "one\n<!-- a -->\nold\n<!-- end of a -->\ntwo\n<!-- b -->\nkept\n<!-- end of b -->\n"
+    row = compare("a", "what", "s", [1.0], [2.0], at_most=1)
+    found = written(page, "a", [row], "here")
+    assert found == page.replace("old", f"here\n\n{markdown([row])}")
+    assert written(found, "a", [row], "here") == found

@@ -5,7 +5,9 @@ from pathlib import PurePath
 from typing import Any
 
 TRANSFORMERS = re.compile(r"vit|deit|swin|beit|eva")
-SLOW = {"full": 5e-4, "attention": 5e-4, "lora": 2e-3, "tsa": 1e-3}  # peak rates; the others take FAST
+CLASSIFY = {  # peak rates of a backbone; the others take FAST
+    "full": 5e-4, "partial": 5e-4, "attention": 5e-4, "tsa": 1e-3, "lora": 2e-3, "lst": 1e-2,
+}  # fmt: skip
 FAST = 3e-3
 EPOCHS = 8  # of the whole training split; a subset gets more, up to MOST_EPOCHS, for about as many steps
 MOST_EPOCHS = 48
@@ -43,7 +45,7 @@ def _classify(recipe: dict[str, Any]) -> dict[str, Any]:
             "epochs": min(MOST_EPOCHS, round(EPOCHS / share)),
             "batch_size": 32,
             "micro_batch_size": 32,
-            "lr": SLOW.get(recipe["method"]["name"], FAST),
+            "lr": CLASSIFY.get(recipe["method"]["name"], FAST),
             "warmup_epochs": 1,
             "precision": "float32",
         },

@@ -30,6 +30,7 @@ from medpeft_cli.runs import ranks
 from medpeft_cli.runs.record import Record
 from medpeft_cli.runs.skip import refuse_changed_inputs
 
+LOOKED_AT = 32  # validation pictures of which features on disk are compared with what the network computes
 VALIDATION_METRICS = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_ovr")
 
 
@@ -196,8 +197,8 @@ class ClassifyTask:
             RunError: if the features on disk are not what the network computes.
         """
         logits = self._logits(model)
-        if self.frozen is not None and len(logits):
-            whole = self._predict(model, self.val_indices[: self.recipe.evaluate.batch_size])
+        if self.frozen is not None and model is not self.frozen.model:  # one that was loaded again
+            whole = self._predict(model, self.val_indices[:LOOKED_AT])
             self.frozen.refuse_damage(logits[: len(whole)], whole)
         return logits
 

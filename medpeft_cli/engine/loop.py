@@ -14,7 +14,7 @@ from medpeft_cli.console import Advance
 from medpeft_cli.engine.checkpoint import Checkpoint, State
 from medpeft_cli.engine.memory import PeakMemory
 from medpeft_cli.engine.optim import build_optimiser, learning_rate
-from medpeft_cli.engine.seed import seed_of
+from medpeft_cli.engine.seed import draw_from, seed_of
 from medpeft_cli.engine.spending import Joules, Spending
 from medpeft_cli.engine.together import MovingStatistics, add_up, start_alike
 from medpeft_cli.errors import RecipeError, RunError
@@ -176,7 +176,7 @@ def fit(
                 statistics.pass_over()
             else:
                 # --- forward and backward: each share has its own dropout, whatever ran before
-                torch.manual_seed(seed_of(seed, f"dropout/{state.epoch}/{micro.step}/{micro.part}"))
+                draw_from(seed_of(seed, f"dropout/{state.epoch}/{micro.step}/{micro.part}"), device)
                 with autocast(device, spec.precision):
                     loss = task.loss(model, micro)
                     if micro.last and (penalty := adapted.schedule.penalty()) is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medpeft_cli.console import console
 from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.compile import compiled
 from medpeft_cli.engine.failures import explained
 from medpeft_cli.engine.join import answerable
 from medpeft_cli.engine.loop import Task, fit
@@ -167,7 +168,10 @@ def train(assembly: Assembly, task: RunTask, info: dict[str, Any], record: Recor
     """
     recipe, adapted, device, run_dir = assembly.recipe, assembly.adapted, assembly.device, record.run_dir
     checkpoint = Checkpoint(run_dir / "checkpoint")
-    with console.progress(task.plan.total_steps, record.data["id"], "steps") as advance:
+    with (
+        compiled(adapted.model, recipe.train.compile),
+        console.progress(task.plan.total_steps, record.data["id"], "steps") as advance,
+    ):
         state, best, memory = fit(
             adapted, task, recipe.train, recipe.seed, device, checkpoint, advance, record.follow, energy_counter(device)
         )

@@ -23,6 +23,7 @@ from torch import nn
 from medpeft_cli.console import console
 from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.checkpoint import Checkpoint
+from medpeft_cli.engine.compile import compiled
 from medpeft_cli.engine.loop import DivergedError, Task, fit
 from medpeft_cli.engine.seed import seed_of
 from medpeft_cli.errors import DataError, RecipeError, RunError
@@ -164,7 +165,10 @@ class _Study:
         try:
             assembly, task = self.build(asked, place)
             self._refuse_other_inputs(assembly)
-            with console.progress(task.plan.total_steps, name, "steps") as advance:
+            with (
+                compiled(assembly.adapted.model, asked.train.compile),
+                console.progress(task.plan.total_steps, name, "steps") as advance,
+            ):
                 watched = _Watched(task, trial, self.metric, note_time)
                 state, _, _ = fit(
                     assembly.adapted, watched, asked.train, asked.seed, assembly.device, checkpoint, advance

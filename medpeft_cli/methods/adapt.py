@@ -122,9 +122,9 @@ def adapt(model: nn.Module, family: Family, method: Method, config: Strict) -> A
 def hold_norms(adapted: Adapted) -> None:
     """Put what must not move back into eval mode; call it after each `model.train()`.
 
-    That is every BatchNorm whose statistics do not belong to the delta, and for linear probing the whole backbone.
+    That is every BatchNorm whose statistics do not belong to the delta, and for linear probing and LST the whole backbone.
     """
-    if not adapted.method_names:
+    if adapted.method.still_backbone:
         adapted.model.eval()
     for name, module in adapted.model.named_modules():
         if isinstance(module, _BatchNorm) and f"{name}.running_mean" not in adapted.moving_names:

@@ -22,6 +22,19 @@ class LinearConfig(Strict):
     """Linear probing has no hyper-parameters of its own."""
 
 
+class PartialConfig(Strict):
+    """How much of the backbone's end."""
+
+    last: int = Field(
+        1,
+        ge=0,
+        description="k: blocks of a ViT or stages of a CNN that are trained, with all behind them; 0 = of a CNN the last block",
+    )
+    statistics: Statistics = Field(
+        "adapt", description="running statistics of the trained BatchNorms: adapt and are saved, or hold"
+    )
+
+
 class BiasConfig(Strict):
     """Which biases: all of them."""
 
@@ -75,6 +88,14 @@ class AdaptFormerConfig(Strict):
     )
 
 
+class LSTConfig(Strict):
+    """The width of the side network."""
+
+    reduction: int = Field(
+        8, ge=2, description="r: the side network is this many times narrower than the backbone; divides a head's width"
+    )
+
+
 class TSAConfig(Strict):
     """The adapter beside each convolution."""
 
@@ -120,7 +141,17 @@ OWN = (
         misfits={"unet": "it has no classifier"},
         config=LinearConfig,
         code="medpeft_cli.methods.selective",
+        still_backbone=True,
         baseline=True,
+    ),
+    Method(
+        name="partial",
+        titles={"cnn": "Partial-k", "vit": "Partial-k"},
+        reference="Yosinski et al. 2014, arXiv:1411.1792; Jia et al. 2022 (VPT), arXiv:2203.12119",
+        misfits={"unet": "its last blocks read what its first blocks give, so it has no end to train alone"},
+        config=PartialConfig,
+        code="medpeft_cli.methods.selective",
+        moves_norm_statistics=True,
     ),
     Method(
         name="bias",
@@ -180,6 +211,20 @@ OWN = (
         silent_at_init=True,
         mergeable=False,
         in_paper=("vit",),
+    ),
+    Method(
+        name="lst",
+        titles={"vit": "LST"},
+        reference="Sung et al. 2022, arXiv:2206.06522",
+        misfits={
+            "cnn": "its side network is made of transformer blocks of one width",
+            "unet": "no version for diffusion models is published",
+        },
+        config=LSTConfig,
+        code="medpeft_cli.methods.lst",
+        exact_at_init=False,
+        mergeable=False,
+        still_backbone=True,
     ),
     Method(
         name="tsa",

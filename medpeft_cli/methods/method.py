@@ -24,6 +24,7 @@ class Method:
         silent_at_init: some trained tensors have a zero gradient at the first step (LoRA's A).
         mergeable: can be folded into the base weights, at no cost in inference.
         moves_norm_statistics: BatchNorm running statistics adapt while training and belong to the delta.
+        still_backbone: all that is trained reads what the frozen backbone gives, which stays in eval mode, without dropout.
         baseline: not a PEFT method (full fine-tuning, linear probing): not counted among the paper's 17.
         in_paper: the families in which the paper evaluates it.
     """
@@ -38,5 +39,6 @@ class Method:
     silent_at_init: bool = False
     mergeable: bool = True
     moves_norm_statistics: bool = False
+    still_backbone: bool = False
     baseline: bool = False
     in_paper: tuple[Family, ...] = ()

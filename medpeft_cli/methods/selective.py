@@ -1,4 +1,4 @@
-"""Methods that train a part of the backbone as it is: full, linear, bias, norm, attention and their union.
+"""Methods that train a part of the backbone as it is: full, linear, partial, bias, norm, attention and their union.
 
 A rule sees a parameter's name and the module that owns it; a classifier is trained beside it in every case.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods.catalogue import (
     AttentionConfig,
     BiasConfig,
@@ -14,6 +15,7 @@ from medpeft_cli.methods.catalogue import (
     FullConfig,
     LinearConfig,
     NormConfig,
+    PartialConfig,
 )
 from medpeft_cli.methods.inject import Injected, unfreeze
 from medpeft_cli.models import sites
@@ -65,6 +67,28 @@ def attention_rule(model: nn.Module, family: str, config: AttentionConfig | Bias
     return lambda name, owner: sites.in_modules(name, modules)
 
 
+def partial_rule(model: nn.Module, family: str, config: PartialConfig) -> Rule:
+    """Return the rule of partial-k: the last k blocks of a ViT or stages of a CNN, and all between them and the classifier.
+
+    timm registers modules in the order in which they run, so that what lies behind the first of them is what comes after it.
+
+    Raises:
+        RecipeError: if the backbone has fewer, or no such parts.
+    """
+    parts = sites.transformer_blocks(model) if family == "vit" else sites.stages(model)
+    kind, least = ("blocks", 1) if family == "vit" else ("stages", 0)
+    if not least <= config.last <= len(parts):
+        raise RecipeError(
+            f"method.last: {config.last} on backbone {sites.backbone_name(model)!r} with {len(parts)} {kind}, "
+            f"wanted {least} to {len(parts)}"
+        )
+    first = parts[-config.last][0] if config.last else sites.last_block(*parts[-1])
+    names = [name for name, _ in model.named_parameters()]
+    start = next(place for place, name in enumerate(names) if sites.in_modules(name, [first]))
+    trained = frozenset(names[start:])
+    return lambda name, owner: name in trained
+
+
 def rule_of(model: nn.Module, family: str, config: Strict) -> Rule:
     """Return the rule that belongs to a configuration."""
     if isinstance(config, AttentionConfig):
@@ -72,6 +96,8 @@ def rule_of(model: nn.Module, family: str, config: Strict) -> Rule:
     if isinstance(config, BiasNormAttentionConfig):
         attention = attention_rule(model, family, config)
         return lambda name, owner: is_bias(name, owner) or is_norm(name, owner) or attention(name, owner)
+    if isinstance(config, PartialConfig):
+        return partial_rule(model, family, config)
     return RULES[type(config)]
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,6 @@ from medpeft_cli.metrics.encoders import Encoder
 from medpeft_cli.metrics.pictures import Pictures
 
 BATCH = 32  # pictures at a time
-
-
-def default_cache() -> Path:
-    """Return the folder of kept features: medpeft/features in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medpeft" / "features"
 
 
 def features_of(

@@ -111,6 +111,9 @@ def _lowest(adapted: Adapted) -> Cut | None:
     heads = sites.head_names(adapted.model)
     if len(heads) == 1 and all(sites.in_modules(name, heads) for name in changing):
         return Cut(heads[0], ())
+    beside = {name.partition(".")[0] for name in adapted.method_names}
+    if len(beside) == 1 and not any(sites.in_modules(key, list(beside)) for key in adapted.plain_keys):
+        return Cut(name := beside.pop(), (name,))  # a network of its own reads the backbone, wherever it is registered
     children = list(_children(adapted.model))
     places = [
         next((place for place, child in enumerate(children) if sites.in_modules(name, [child])), 0) for name in changing
@@ -130,8 +133,8 @@ def _children(model: nn.Module) -> Iterator[str]:
 
 
 def _random_below(adapted: Adapted, cut: Cut) -> bool:
-    """Tell whether training computes the lower part at random, by dropout; linear probing never does."""
-    if not adapted.method_names:
+    """Tell whether training computes the lower part at random, by dropout; linear probing and LST never do."""
+    if adapted.method.still_backbone:
         return False
     return any(
         (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)

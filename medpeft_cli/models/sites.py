@@ -42,7 +42,10 @@ RESIDUAL_BLOCKS = frozenset({
     "UniversalInvertedResidual", "DepthwiseSeparableConv", "EdgeResidual", "ConvNeXtBlock",
 })  # fmt: skip
 
+UNET_BLOCKS = frozenset(("BasicTransformerBlock", "ResnetBlock2D"))
+
 # timm's names of what lies between the stem and the classifier
+STAGE = re.compile(r"layer\d+|(stages|blocks|layers)\.\d+|s\d+|features\.denseblock\d+")
 STAGES = re.compile(r"(layer\d+|stages|blocks|layers|s\d+|features\.(denseblock|transition)\d+)\..+")
 SQUEEZE_EXCITE = re.compile(r"\.(se|attn|attn_last)\.")
 ATTENTION_PROJECTIONS = frozenset(("qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"))
@@ -152,6 +155,18 @@ def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def stages(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the stages of a CNN, first to last: `layer1` to `layer4` of a ResNet."""
+    return [(name, module) for name, module in model.named_modules() if STAGE.fullmatch(name)]
+
+
+def last_block(name: str, stage: nn.Module) -> str:
+    """Return the name of the last block in a stage of this name, however many sequences it lies in."""
+    member, module = list(stage.named_children())[-1]
+    inside = f"{name}.{member}"
+    return last_block(inside, module) if isinstance(module, nn.Sequential) else inside
+
+
 def attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return diffusers' `Attention` modules: self (attn1) and cross (attn2) in each transformer block of a U-Net."""
     return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Attention"]
@@ -167,6 +182,17 @@ def unet_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def transformer_stacks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return what diffusers keeps under `attentions`: norm, projections in and out, and the blocks between them."""
     return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Transformer2DModel"]
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return what a network is mostly made of: transformer blocks, residual blocks, both kinds of a U-Net; none in another."""
+    transformers = {name for name, _ in transformer_blocks(model)}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        is_block = name in transformers or type(module).__name__ in RESIDUAL_BLOCKS | UNET_BLOCKS
+        if is_block and not in_modules(name, list(found)):
+            found[name] = module
+    return list(found.values())
 
 
 def operators(model: nn.Module, family: str) -> list[tuple[str, nn.Module]]:

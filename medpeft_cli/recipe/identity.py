@@ -16,6 +16,7 @@ INCIDENTAL = (
     ("workers",),
     ("track",),
     ("train", "checkpoint_seconds"),
+    ("train", "compile"),
     ("sample",),
     ("evaluate",),
 )

@@ -24,6 +24,7 @@ SHARED = {  # fields of train that all trials have in common
     "micro_batch_size": "it changes no result",
     "checkpoint_seconds": "it changes no result",
     "gradient_checkpointing": "it changes no result",
+    "compile": "it changes no result",
 }
 
 

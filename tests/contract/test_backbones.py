@@ -48,6 +48,8 @@ REFUSED = {
     ("beit_base_patch16_224", "lora"): FUSED,
     ("eva02_tiny_patch14_224", "ssf"): FUSED,
     ("eva02_tiny_patch14_224", "lora"): FUSED,
+    ("swin_tiny_patch4_window7_224", "lst"): "wanted a plain ViT",
+    ("swinv2_tiny_window8_256", "lst"): "wanted a plain ViT",
     ("densenet121", "tsa"): "no residual block",
     ("test_nfnet", "norm"): "nothing to train",
     ("test_nfnet", "ssf"): "no norm layer",
@@ -72,10 +74,11 @@ def test_works_or_says_why(backbone, method):
     model.eval()
     probe(cell, size)
     with torch.no_grad():
-        assert distance(model(images(size=size)), before) < 1e-5
+        adapted = model(images(size=size))
+        assert (distance(adapted, before) < 1e-5) == METHODS[method].exact_at_init
         perturb(cell)
         after = model(images(size=size))
-    assert distance(after, before) > 1e-4
+    assert distance(after, adapted) > 1e-4
 
     if not METHODS[method].mergeable:
         return
@@ -91,4 +94,4 @@ def test_works_or_says_why(backbone, method):
 
 def test_every_refusal_is_of_a_cell_that_is_tested():
     assert {*REFUSED, *UNMERGEABLE} <= set(CELLS)
-    assert len(CELLS) == 8 * 8 + 10 * 7
+    assert len(CELLS) == 8 * 10 + 10 * 8

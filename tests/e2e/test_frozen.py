@@ -68,7 +68,17 @@ def test_each_picture_goes_through_the_frozen_part_once_whatever_the_epochs_rate
     assert 64 in seen
 
 
-@pytest.mark.parametrize("overrides", [PLAIN, VIEWS, [*VIEWS, *BALANCED], ["augment.crop_scale=[0.5,1]"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        PLAIN,
+        VIEWS,
+        [*VIEWS, *BALANCED],
+        ["augment.crop_scale=[0.5,1]"],
+        [*VIEWS, "method.name=partial"],
+        [*PLAIN, "method.name=lst"],
+    ],
+)
 def test_a_run_on_features_is_the_run_on_pictures(recipe, tmp_path, monkeypatch, overrides):
     def done(results):
         run_dir = start_run(recipe(*overrides), tmp_path / results, "medpeft finetune …")

@@ -38,6 +38,9 @@ def test_resnet50_with_its_head(method, parameters, printed):
 @pytest.mark.parametrize(
     ("method", "parameters", "expected"),
     [
+        ("partial", (("last", 0),), 4_462_592),
+        ("partial", (), 14_964_736),
+        ("partial", (("last", 2),), 22_063_104),
         ("tsa", (), 10_616_832),
         ("tsa", (("convs", "3x3"),), 1_257_472),
         ("tsa", (("convs", "3x3"), ("form", "vector")), 3_776),
@@ -89,7 +92,11 @@ def test_vit_without_its_head(method, parameters, base, large, huge):
 @pytest.mark.parametrize(
     ("method", "parameters", "expected"),
     [
+        ("partial", (), 7_089_408),
+        ("partial", (("last", 2),), 14_177_280),
+        ("partial", (("last", 4),), 28_353_024),
         ("attention", (("pos_embed", False),), 28_348_416),
+        ("lst", (), 2_376_492),
         ("adaptformer", (), 1_189_632),
         ("lora", (("rank", 8),), 294_912),
         ("lora", (("rank", 8), ("targets", ("qkv", "attn.proj"))), 442_368),
@@ -123,6 +130,8 @@ def test_vit_base_extras(method, parameters, expected):
 def test_counts_of_another_width():
     tiny = "vit_tiny_patch16_224"
     assert counts(tiny, "ssf")["method"] == 51_456
+    assert [counts(tiny, "partial", (("last", k),))["method"] for k in (1, 2, 4)] == [445_248, 890_112, 1_779_840]
+    assert counts(tiny, "lst")["method"] == 151_764
     assert counts(tiny, "adaptformer")["method"] == 297_984
     assert counts(tiny, "attention")["method"] == 1_816_512
     assert counts(tiny, "lora", (("rank", 8),))["method"] == 73_728

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from medpeft_cli.errors import RecipeError
 from medpeft_cli.methods.adapt import hold_norms
 from tests.methods.tiny import adapted, build, images, tiny
 from tests.toys import toy_unet
@@ -55,6 +56,55 @@ def test_linear_trains_the_classifier_on_features_that_do_not_move():
     assert cell.method_names == [] and cell.head_names == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.parametrize("last", [1, 2])
+def test_partial_is_the_last_blocks_and_the_final_norm(last):
+    cell = adapted("partial", "vit", build("test_vit", img_size=32, depth=3), last=last)
+    expected = {name for name in dict(cell.model.named_parameters())
+                if name.startswith(("norm.", *(f"blocks.{3 - place}." for place in range(1, last + 1))))}  # fmt: skip
+    assert set(cell.method_names) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "first"),
+    [
+        ("test_resnet", 0, "layer4.0.conv1.weight"),
+        ("test_resnet", 2, "layer3.0.conv1.weight"),
+        ("densenet121", 0, "features.denseblock4.denselayer2.norm1.weight"),
+        ("densenet121", 1, "features.denseblock4.denselayer1.norm1.weight"),
+        ("test_convnext", 0, "stages.3.blocks.1.gamma"),
+        ("test_convnext", 1, "stages.3.downsample.0.weight"),
+        ("test_efficientnet", 1, "blocks.4.0.conv_pw.weight"),
+        ("regnetx_002", 1, "s4.b1.conv1.conv.weight"),
+    ],
+)
+def test_partial_on_a_cnn_is_its_last_stages_and_all_behind_them(name, last, first):
+    options = {"block_config": (2, 2, 2, 2)} if name == "densenet121" else {}
+    cell = adapted("partial", "cnn", build(name, **options), last=last)
+    names = [name for name, _ in cell.model.named_parameters() if name not in cell.head_names]
+    assert cell.method_names == names[names.index(first) :]
+
+
+def test_partial_moves_the_statistics_of_what_it_trains_alone():
+    cell = adapted("partial", "cnn")
+    buffers = {name: buffer.clone() for name, buffer in cell.model.named_buffers()}
+    assert set(cell.moving_names) == {name for name in buffers if name.startswith("layer4.")}
+    cell.model.train()
+    hold_norms(cell)
+    cell.model(images(4))
+    moved = {name for name, buffer in cell.model.named_buffers() if not torch.equal(buffer, buffers[name])}
+    assert moved == set(cell.moving_names)
+
+
+@pytest.mark.parametrize(
+    ("family", "last", "message"),
+    [("vit", 0, "0 on backbone 'test_vit' with 2 blocks, wanted 1 to 2"), ("vit", 3, "wanted 1 to 2"),
+     ("cnn", 5, "5 on backbone 'test_resnet' with 4 stages, wanted 0 to 4")],
+)  # fmt: skip
+def test_partial_refuses_parts_that_are_not_there(family, last, message):
+    with pytest.raises(RecipeError, match=f"method.last: .*{message}"):
+        adapted("partial", family, last=last)
+
+
 def test_statistics_adapt_with_the_norm_layer_and_are_saved():
     cell = adapted("norm", "cnn")
     buffers = {name for name, _ in cell.model.named_buffers()}
@@ -62,7 +112,7 @@ def test_statistics_adapt_with_the_norm_layer_and_are_saved():
     assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in buffers)
 
 
-@pytest.mark.parametrize("method", ["norm", "bias"])
+@pytest.mark.parametrize("method", ["norm", "bias", "partial"])
 def test_statistics_can_be_held(method):
     cell = adapted(method, "cnn", statistics="hold")
     assert cell.moving_names == []

@@ -47,11 +47,28 @@ VIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "dept
     ],
 )
 def test_where_it_is_cut(name, options, trained, expected):
-    found = adapted(name, trained=trained, **options)
-    cut = find_cut(found, SIZE)
+    check_cut(adapted(name, trained=trained, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "method", "expected"),
+    [
+        ("vit_tiny_patch16_224", VIT, "partial", "blocks.3"),
+        ("resnet10t", {}, "partial", "layer4.0"),
+        ("vit_tiny_patch16_224", VIT | {"img_size": 64}, "lst", "lst"),
+        ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1, "drop_path_rate": 0.1}, "lst", "lst"),
+        ("deit_tiny_distilled_patch16_224", VIT, "lst", "lst"),
+    ],
+)
+def test_methods_whose_lower_part_is_frozen(name, options, method, expected):
+    check_cut(adapted(name, method, **options), expected, options.get("img_size", SIZE))
+
+
+def check_cut(found, expected, size=SIZE):
+    cut = find_cut(found, size)
     assert cut.name == expected
     model = found.model.eval()
-    images = torch.rand(3, 3, SIZE, SIZE)
+    images = torch.rand(3, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(cut.rest(model, cut.below(model, images)), model(images))
     below = {key for key in model.state_dict() if cut.is_below(key)}
@@ -70,15 +87,10 @@ def test_where_it_is_cut(name, options, trained, expected):
         ("vit_tiny_patch16_224", VIT, "full", []),  # nothing is frozen
         ("vit_tiny_patch16_224", VIT | {"patch_size": 4}, "lora", []),  # the patch embedding alone
         ("resnet10t", {}, "norm", []),  # statistics move from the stem on
-        ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1}, "linear", ["blocks.3"]),  # random below
-        ("vit_tiny_patch16_224", VIT | {"drop_path_rate": 0.1}, "linear", ["blocks.3"]),
+        ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1}, "partial", []),  # random below
+        ("vit_tiny_patch16_224", VIT | {"drop_path_rate": 0.1}, "partial", []),
         ("deit_tiny_distilled_patch16_224", VIT, "linear", []),  # two classifiers
-        (
-            "swin_tiny_patch4_window7_224",
-            {"img_size": 64, "window_size": 2},
-            "linear",
-            ["layers.3"],
-        ),  # other order above
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2}, "partial", []),  # as it is by default
     ],
 )
 def test_what_is_not_cut(name, options, method, trained):

@@ -52,6 +52,7 @@ OTHER = {
     "train.betas": [0.8, 0.99],
     "train.schedule": "constant",
     "train.precision": "bfloat16",
+    "augment.views": 3,
     "train.class_weights": "balanced",
     "train.sampling": "balanced",
     "train.select": "loss",

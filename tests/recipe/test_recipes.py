@@ -23,7 +23,7 @@ BASES = sorted((ROOT / "recipes/base").glob("*.yaml"))
 def test_there_are_53_recipes_of_the_paper_and_no_stray_files():
     assert (len(PAPER), len(IMAGES)) == (45, 8)
     assert sorted((ROOT / "recipes").glob("*.yaml")) == sorted([*PAPER, *IMAGES])
-    assert len(EXTRA) == 10
+    assert len(EXTRA) == 12
     cards = set((ROOT / "recipes/extra/cards").glob("*.yaml"))
     grids = set((ROOT / "recipes/paper").glob("*.yaml"))  # counted in test_grid.py
     assert {*PAPER, *IMAGES, *EXTRA, *BASES} == set((ROOT / "recipes").rglob("*.yaml")) - cards - grids
