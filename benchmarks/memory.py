@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.finetune import make_dataset
-from benchmarks.measure import Row, compare, show
+from benchmarks.measure import Row, compare
 
 SETTINGS = {
     "as it is": [],
@@ -83,7 +83,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Print the rows."""
-    print(show(rows(arguments())))
+    for row in rows(arguments()):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
