@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # ndimage only on use: a twin that is there already needs no drawing
 from numpy.random import Generator
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 SIZE = 64
 MIXED = 0.12
@@ -87,7 +87,7 @@ def ultrasound(label: str, group: Generator, rng: Generator) -> Array:
     """Draw a breast ultrasound: layers, speckle, and a dark mass or none. Arguments as in `dermoscopy`; (64, 64)."""
     found = _findings(MASSES, label, rng)
     depth = (Y + 1) / 2
-    bands = map_coordinates(smooth(rng, 4), [20 + 24 * depth, 32 + 10 * X], order=1, mode="wrap")
+    bands = scipy.ndimage.map_coordinates(smooth(rng, 4), [20 + 24 * depth, 32 + 10 * X], order=1, mode="wrap")
     tissue = 0.42 + 0.1 * bands + 0.18 * np.exp(-(((depth - 0.08) / 0.06) ** 2)) - group.uniform(0.1, 0.3) * depth
     if rng.random() < 0.5:  # a fat lobule, in every class
         tissue -= rng.uniform(0.05, 0.2) * inside(_ellipse(rng, rng.uniform(0.2, 0.4), 0.5, warp=0.2), 0.3)
@@ -164,7 +164,7 @@ def fundus(label: str, group: Generator, rng: Generator) -> Array:
         start = (cx + rng.normal(0, 0.04), cy)
         heading = up * rng.uniform(0.25, 0.75) * np.pi
         canvas += _trace(rng, start, heading, 70, bend=0.035) * rng.uniform(0.5, 1.3)
-    vessels = np.tanh(gaussian_filter(canvas, rng.uniform(0.55, 0.8)) * 1.3)[..., None]
+    vessels = np.tanh(scipy.ndimage.gaussian_filter(canvas, rng.uniform(0.55, 0.8)) * 1.3)[..., None]
     picture *= 1 - vessels * np.array([0.35, 0.6, 0.55])
     field = inside(np.hypot(X, Y) - group.uniform(1.0, 1.25), 0.03)[..., None]
     return expose(picture * field, group, rng, noise=0.025)
@@ -221,7 +221,7 @@ def _findings(profiles: Mapping[str, Mapping[str, Any]], label: str, rng: Genera
 
 def smooth(rng: Generator, sigma: float | tuple[float, float]) -> Array:
     """White noise blurred by `sigma` pixels: (64, 64), mean 0, sd 1."""
-    field = gaussian_filter(rng.normal(size=(SIZE, SIZE)), sigma, mode="wrap")
+    field = scipy.ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), sigma, mode="wrap")
     return (field - field.mean()) / field.std()
 
 
@@ -250,7 +250,7 @@ def _lines(rng: Generator, number: int, steps: int, bend: float, width: float) -
     canvas = np.zeros_like(X)
     for _ in range(number):
         canvas += _trace(rng, rng.uniform(-0.9, 0.9, 2), rng.uniform(0, 2 * np.pi), steps, bend)
-    return np.tanh(gaussian_filter(canvas, width) * 1.2)
+    return np.tanh(scipy.ndimage.gaussian_filter(canvas, width) * 1.2)
 
 
 def _trace(rng: Generator, start: Sequence[float] | Array, heading: float, steps: int, bend: float) -> Array:

@@ -4,10 +4,6 @@ import numpy as np
 import torch
 
 from medpeft_cli import compat  # noqa: F401  (before torchmetrics)
-
-# isort: split
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
 from medpeft_cli.data.threads import ahead
 from medpeft_cli.metrics.pictures import Pictures
 from medpeft_cli.metrics.resize import centre_square, clean_resize
@@ -30,6 +26,9 @@ def ms_ssim_pairs(pictures: Pictures, seed: int, device: torch.device) -> np.nda
     Returns:
         float64 (P,), P = min(M // 2, 100); 1 = identical.
     """
+    # not above: it takes matplotlib and scipy.signal along, and text-to-image would wait for them before its first step
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     drawn = np.random.default_rng(seed).permutation(len(pictures))[: 2 * min(len(pictures) // 2, PAIRS)]
 
     def read(place: int) -> np.ndarray:
