@@ -11,11 +11,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.finetune import make_dataset
-from benchmarks.measure import Row, compare, show
+from benchmarks.measure import Row, compare
 
 SETTINGS = {
     "as it is": [],
@@ -51,24 +52,19 @@ def compared(folder: Path, what: str, settings: list[str]) -> Row:
     return compare("memory", f"predicted peak of {what}", "MiB", *peaks, at_least=0.85, at_most=1.15)
 
 
-def rows(options: argparse.Namespace) -> list[Row]:
-    """Return a row for each backbone and setting."""
-    with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as name:
-        folder = Path(name)
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for each backbone and setting."""
+    with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as place:
+        folder = Path(place)
         make_dataset(folder, IMAGES)
         (folder / "recipe.yaml").write_text(json.dumps(RECIPE | {
             "backbone": {"name": "?", "weights": "random", "input": {"size": options.pixels}},
             "method": {"name": options.method}, "device": options.device,
         }))  # fmt: skip
-        return [
-            compared(
-                folder,
-                f"{backbone} {options.method}, {options.pixels} px, {what}",
-                [f"backbone.name={backbone}", *settings],
-            )
-            for backbone in options.backbones
-            for what, settings in SETTINGS.items()
-        ]
+        for backbone in options.backbones:
+            for what, settings in SETTINGS.items():
+                name = f"{backbone} {options.method}, {options.pixels} px, {what}"
+                yield compared(folder, name, [f"backbone.name={backbone}", *settings])
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -83,7 +79,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Print the rows."""
-    print(show(rows(arguments())))
+    for row in rows(arguments()):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

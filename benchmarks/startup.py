@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Row, compare, show, take_turns
+from benchmarks.measure import Row, compare, take_turns
 from benchmarks.sweep import METHODS, ROOT, write_record
 from medpeft_cli.recipe.grid import expand
 
@@ -87,7 +87,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Print the rows."""
     os.environ["PYTHONPATH"] = str(ROOT)
-    print(show(rows(arguments())))
+    for row in rows(arguments()):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
