@@ -1,7 +1,7 @@
 """medpeft's training beside a bare PyTorch loop on tensors that are in memory already: images a second, and peak memory.
 
     python -m benchmarks.finetune [--backbones vit_tiny_patch16_224 resnet18] [--methods full linear …] [--pixels 224]
-                                  [--images 128] [--batch 64] [--micro-batch 32] [--precision float32] [--device auto] [--repeats 5]
+                                  [--images 48] [--batch 24] [--micro-batch 12] [--precision float32] [--device auto] [--repeats 4]
 
 Ours is the training line of `medpeft finetune`: the prepared dataset is read, augmented by default and normalised while the
 loop runs. The bare loop trains a copy of the same adapted model on one batch that it has in memory, normalised; same
@@ -39,7 +39,7 @@ from medpeft_cli.recipe.schema import ClassifyRecipe
 METHODS = ("full", "linear", "bias", "ssf", "lora", "adaptformer", "tsa")
 UNFIT = {"adaptformer": "resnet", "tsa": "vit"}  # method → beginning of the names of backbones that it is not for
 SMALL = {
-    "backbones": ["vit_tiny_patch16_224", "resnet18"], "pixels": 224, "images": 96, "batch": 48, "micro_batch": 24,
+    "backbones": ["vit_tiny_patch16_224", "resnet18"], "pixels": 224, "images": 48, "batch": 24, "micro_batch": 12,
     "precision": "float32",
 }  # fmt: skip
 LARGE = {

@@ -1,6 +1,6 @@
 """The same training as a user runs it: with medpeft, with Hugging Face Trainer + peft, and with timm's own training loop.
 
-    python -m benchmarks.peers [--cells lora full linear probe …] [--images 400] [--batch 64] [--repeats 2]
+    python -m benchmarks.peers [--cells lora full linear probe …] [--images 256] [--batch 64] [--repeats 2]
 
 All start from the same folders of 600 × 450 JPEGs, train the same network at 96 px with random crops and flips, AdamW and the
 same batch, and score the validation split after every epoch. Ours is `medpeft prepare` and then `medpeft finetune`, into fresh
@@ -47,7 +47,6 @@ CELLS = {
     "lora": Cell("Trainer + peft", "vit_tiny_patch16_224", "lora", 1),
     "lora-small": Cell("Trainer + peft", "test_vit", "lora", 2),
     "full": Cell("timm", "resnet10t", "full", 1),
-    "full-small": Cell("timm", "test_resnet", "full", 2),
     "linear": Cell("timm", "resnet10t", "linear", 2),
     "probe": Cell("timm", "resnet10t", "linear", 10, epochs=20, augment=False),
 }
@@ -245,7 +244,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="*", choices=tuple(CELLS), default=list(CELLS))
-    parser.add_argument("--images", type=int, default=400, help="of the training split")
+    parser.add_argument("--images", type=int, default=256, help="of the training split")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", choices=("ours", "peer"), help="train as one of them; for its own use")

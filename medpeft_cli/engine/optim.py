@@ -26,7 +26,7 @@ def build_optimiser(
         is_vector = sum(side > 1 for side in parameter.shape) <= 1
         (vectors if is_vector or name in undecayed else matrices).append(parameter)
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    fused = all(parameter.is_cuda for parameter in matrices + vectors)
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in matrices + vectors)
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, fused=fused)
 
 

@@ -1,6 +1,7 @@
 """Rows of numbers on disk, found by key: computed once, shared by all runs, kept through a crash."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 KEY = 32  # hex digits of a key
+KEEP_SECONDS = 2.0  # between two moments at which new rows are certain to survive whatever happens
 
 
 def cache_folder(root: Path) -> Path:
@@ -63,22 +65,34 @@ class RowStore:
                 for name, size in (("keys.txt", KEY + 1), ("rows.bin", self.row_bytes)):
                     (self.folder / name).touch()
                     os.truncate(self.folder / name, len(self.places) * size)
-                yield
+                self._pending, self._kept_at = [], time.monotonic()
+                try:
+                    yield
+                finally:
+                    self._keep()
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
-        """Append rows, float (len(keys), *shape), under new keys; only inside `writing`."""
-        for name, content in (
-            ("rows.bin", np.ascontiguousarray(rows, dtype=self.dtype).tobytes()),
-            ("keys.txt", "".join(f"{key}\n" for key in keys).encode()),
-        ):
-            with (self.folder / name).open("ab") as file:
+        """Append rows, float (len(keys), *shape), under new keys; only inside `writing`. They are kept within seconds."""
+        with (self.folder / "rows.bin").open("ab") as file:
+            file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+        self._pending += keys
+        if time.monotonic() - self._kept_at >= KEEP_SECONDS:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Make sure that what was added stays: first the rows, then their keys."""
+        if not self._pending:
+            return
+        for name, content in (("rows.bin", ""), ("keys.txt", "".join(f"{key}\n" for key in self._pending))):
+            with (self.folder / name).open("a") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         note_progress()
-        self.places |= {key: len(self.places) + number for number, key in enumerate(keys)}
+        self.places |= {key: len(self.places) + number for number, key in enumerate(self._pending)}
+        self._pending, self._kept_at = [], time.monotonic()
 
     def fill(
         self, keys: Sequence[str], what: str, compute: Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]]

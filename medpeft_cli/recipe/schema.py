@@ -150,7 +150,7 @@ class Optimisation(Strict):
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about 1.3 × the time")
     compile: bool = Field(
         False,
-        description="compile the blocks for training: minutes at first, then kept on disk; not part of the identity",
+        description="compile the blocks for training, for GPUs: minutes at first, then kept on disk; not part of the identity",
     )
     checkpoint_seconds: float = Field(120.0, ge=0, description="time between checkpoints; 0 = after every step")
 

@@ -15,6 +15,7 @@ from medpeft_cli.methods import METHODS
 from medpeft_cli.methods.adapt import Adapted
 from medpeft_cli.methods.inject import Injected
 from medpeft_cli.recipe.schema import Train
+from tests.operations import Operations
 
 
 class Toy(nn.Module):
@@ -99,6 +100,21 @@ def test_the_steps_are_those_of_adamw_written_out(tmp_path):
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor)
     assert [entry["train_loss"] for entry in state.history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
+def test_no_step_waits_for_a_value(tmp_path):
+    seen, read = Operations(), []
+
+    class Watched(ToyTask):
+        def micro_batches(self, epoch, first_step):
+            for micro in super().micro_batches(epoch, first_step):
+                yield micro
+                read.append(seen.reads)
+
+    with seen:
+        train(Toy(), Watched(share=2), tmp_path, clip_norm=1.0, ema_decay=0.9)
+    assert read == [0] * 12
+    assert seen.reads  # the checkpoint's tensors are looked at
 
 
 def test_accumulated_shares_give_the_step_of_the_whole_batch(tmp_path):

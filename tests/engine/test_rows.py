@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 
+from medpeft_cli.engine import rows
 from medpeft_cli.engine.rows import KEY, RowStore
 from medpeft_cli.runs import lock
 from medpeft_cli.runs.lock import run_lock
@@ -64,3 +65,15 @@ def test_several_processes_make_each_row_once(tmp_path, monkeypatch):
     assert sum(made) == 40
     store = RowStore(tmp_path, (2, 3))
     assert store.rows([key(n) for n in range(40)])[:, 0, 0].tolist() == list(range(40))
+
+
+@pytest.mark.parametrize(("seconds", "before"), [(0.0, [1, 2]), (1e9, [])])
+def test_rows_are_kept_every_few_seconds_and_when_the_work_breaks_off(tmp_path, monkeypatch, seconds, before):
+    monkeypatch.setattr(rows, "KEEP_SECONDS", seconds)
+    store = RowStore(tmp_path, (2, 3))
+    with pytest.raises(ValueError, match="broke off"), store.writing():
+        for number in (1, 2):
+            store.add([key(number)], np.full((1, 2, 3), number))
+        assert RowStore(tmp_path, (2, 3)).missing([key(1), key(2)]) == [key(n) for n in (1, 2) if n not in before]
+        raise ValueError("broke off")
+    assert RowStore(tmp_path, (2, 3)).rows([key(1), key(2)])[:, 0, 0].tolist() == [1, 2]
