@@ -8,6 +8,7 @@ accumulation, half precision and gradient checkpointing save.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 from benchmarks.finetune import make_dataset
 from benchmarks.measure import Row, compare
 
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "as it is": [],
     "micro batch 16": ["train.micro_batch_size=16"],
@@ -36,7 +38,9 @@ IMAGES = 128  # of an epoch
 def medpeft(folder: Path, *words: str) -> dict[str, Any]:
     """Run `medpeft finetune` in a folder and return what it prints."""
     command = [sys.executable, "-m", "medpeft_cli", "finetune", "recipe.yaml", "--quiet", "--json", *words]
-    done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        command, cwd=folder, check=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     return json.loads(done.stdout)
 
 
