@@ -8,15 +8,18 @@ accumulation, half precision and gradient checkpointing save.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.finetune import make_dataset
 from benchmarks.measure import Row, compare
 
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "as it is": [],
     "micro batch 16": ["train.micro_batch_size=16"],
@@ -35,7 +38,9 @@ IMAGES = 128  # of an epoch
 def medpeft(folder: Path, *words: str) -> dict[str, Any]:
     """Run `medpeft finetune` in a folder and return what it prints."""
     command = [sys.executable, "-m", "medpeft_cli", "finetune", "recipe.yaml", "--quiet", "--json", *words]
-    done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        command, cwd=folder, check=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     return json.loads(done.stdout)
 
 
@@ -51,24 +56,19 @@ def compared(folder: Path, what: str, settings: list[str]) -> Row:
     return compare("memory", f"predicted peak of {what}", "MiB", *peaks, at_least=0.85, at_most=1.15)
 
 
-def rows(options: argparse.Namespace) -> list[Row]:
-    """Return a row for each backbone and setting."""
-    with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as name:
-        folder = Path(name)
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for each backbone and setting."""
+    with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as place:
+        folder = Path(place)
         make_dataset(folder, IMAGES)
         (folder / "recipe.yaml").write_text(json.dumps(RECIPE | {
             "backbone": {"name": "?", "weights": "random", "input": {"size": options.pixels}},
             "method": {"name": options.method}, "device": options.device,
         }))  # fmt: skip
-        return [
-            compared(
-                folder,
-                f"{backbone} {options.method}, {options.pixels} px, {what}",
-                [f"backbone.name={backbone}", *settings],
-            )
-            for backbone in options.backbones
-            for what, settings in SETTINGS.items()
-        ]
+        for backbone in options.backbones:
+            for what, settings in SETTINGS.items():
+                name = f"{backbone} {options.method}, {options.pixels} px, {what}"
+                yield compared(folder, name, [f"backbone.name={backbone}", *settings])
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
