@@ -20,7 +20,7 @@ from medpeft_cli.files import write_text
 from medpeft_cli.runs.environment import cores, describe_device, versions
 
 PARTS = (  # modules here with arguments(words) → options and rows(options) → Rows
-    "finetune", "peers", "memory", "text_to_image", "startup", "whole",
+    "finetune", "peers", "frozen", "memory", "text_to_image", "startup", "whole",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 PACKAGES = ("torch", "timm", "transformers", "peft", "diffusers", "numpy", "pillow")

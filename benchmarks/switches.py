@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.measure import Row, compare, seconds, show, take_turns
+from benchmarks.measure import Row, compare, seconds, take_turns
 from medpeft_cli.engine.checkpoint import Checkpoint, State
 from medpeft_cli.engine.compile import compiled
 from medpeft_cli.engine.optim import build_optimiser
@@ -172,7 +172,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     keep_freed_memory()
-    print(show([row for part in asked.parts for row in PARTS[part](asked.repeats)]))
+    for part in asked.parts:
+        for row in PARTS[part](asked.repeats):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -170,14 +170,17 @@ class ClassifyTask:
             yield normalise(images, self.spec), targets
 
     def _features(self, shares: Sequence[np.ndarray], epoch: int, mine: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices, visits in zip(shares[mine], visits_of(shares)[mine], strict=True):
-            hidden = self.frozen.hidden(indices.tolist(), self.frozen.versions(epoch, visits))
-            yield hidden, torch.from_numpy(self.manifest.labels[indices]).to(self.device)
+        def read() -> Iterator[tuple[Tensor, Tensor]]:
+            for indices, visits in zip(shares[mine], visits_of(shares)[mine], strict=True):
+                hidden = self.frozen.hidden(indices.tolist(), self.frozen.versions(epoch, visits))
+                yield hidden, torch.from_numpy(self.manifest.labels[indices])
+
+        return on_device(read(), self.device)
 
     def loss(self, model: nn.Module, micro: Micro) -> Tensor:
         """Return the share's part of the (class-weighted, label-smoothed) mean cross-entropy of its step."""
         inputs, targets, divisor = micro.batch
-        logits = (self.frozen.cut.rest(model, inputs) if self._on_features else model(inputs)).float()
+        logits = (self.frozen.rest(model, inputs) if self._on_features else model(inputs)).float()
         smoothing = self.recipe.train.label_smoothing
         return (
             functional.cross_entropy(logits, targets, self.loss_weights, reduction="sum", label_smoothing=smoothing)

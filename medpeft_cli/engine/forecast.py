@@ -119,7 +119,7 @@ class _NoFeatures(Frozen):
         return True
 
     def hidden(self, indices: Sequence[int], versions: Sequence[int | None]) -> Tensor:
-        return torch.randn(len(indices), *self.rows.shape).to(self.device, self.dtype)
+        return torch.randn(len(indices), *self.rows.shape)
 
 
 class _Unkept(Checkpoint):

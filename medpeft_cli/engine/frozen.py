@@ -85,9 +85,13 @@ class Frozen:
         return [draw_of(epoch, visit, self.augment.views)[0] for visit in visits.tolist()]
 
     def hidden(self, indices: Sequence[int], versions: Sequence[int | None]) -> Tensor:
-        """Return what the upper part reads of pictures, each in its version; on the device."""
+        """Return what the lower part makes of pictures, each in its version; float32, on the CPU."""
         keys = [self.key(index, version) for index, version in zip(indices, versions, strict=True)]
-        return torch.from_numpy(self.rows.rows(keys)).to(self.device, self.dtype)
+        return torch.from_numpy(self.rows.rows(keys))
+
+    def rest(self, model: nn.Module, hidden: Tensor) -> Tensor:
+        """Return the logits (B, K) of what `hidden` has given, on the device."""
+        return self.cut.rest(model, hidden.to(self.device, self.dtype))
 
     def logits(self, model: nn.Module, indices: np.ndarray) -> Tensor:
         """Return the logits of pictures without augmentation, float32 (N, K) on the CPU; the model is put into eval mode."""
@@ -96,7 +100,7 @@ class Frozen:
         with torch.inference_mode(), autocast(self.device, self.recipe.train.precision):
             for start in range(0, len(indices), self.recipe.evaluate.batch_size):
                 some = indices[start : start + self.recipe.evaluate.batch_size].tolist()
-                parts.append(self.cut.rest(model, self.hidden(some, [None] * len(some))).float().cpu())
+                parts.append(self.rest(model, self.hidden(some, [None] * len(some))).float().cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
     def refuse_damage(self, found: Tensor, whole: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medpeft_cli.report.figures.panels import PANEL, panels, place
+from medpeft_cli.report.figures.panels import PANEL, better, panels, place
 from medpeft_cli.report.figures.style import legend, metric_label, new_figure, styles
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import Cell, Table
@@ -80,6 +80,18 @@ def fractions(table: Table, rows: Sequence[Sequence[int]]) -> Figure:
         axes.set(xlabel="training images, % (logarithmic)", ylabel=metric_label(table))
     legend(figure, [looks[j] for j in used])
     return figure
+
+
+def best_first(table: Table, rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the columns that have a curve: full fine-tuning, then the best score on the most data first."""
+    ends: dict[int, float] = {}
+    for group in rows:
+        for j in range(len(table.columns)):
+            points = _means(table, group, j)
+            if len(points) > 1:
+                ends[j] = min(better(table, points[-1][1]), ends.get(j, math.inf))
+    full = {full_tuning(table, group) for group in rows}
+    return sorted(ends, key=lambda j: (j not in full, ends[j]))
 
 
 def crossed(table: Table, rows: Sequence[int]) -> list[tuple[str, list[float]]]:

@@ -1,7 +1,7 @@
 """Which figures the records of a report can bear, with file names and captions."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,12 @@ from medpeft_cli.files import atomic_path
 from medpeft_cli.report import text
 from medpeft_cli.report.build import Report
 from medpeft_cli.report.figures import fractions, ranks, runs, samples, scatter
-from medpeft_cli.report.figures.panels import main_blocks
+from medpeft_cli.report.figures.panels import BEST, MOST, PLACES, better, legible, main_blocks, possible_blocks
 from medpeft_cli.report.figures.style import encode, look
 from medpeft_cli.report.ranks import critical_difference
 from medpeft_cli.report.run_files import history
-from medpeft_cli.report.table import Block, Table, TableSpec, pivot
+from medpeft_cli.report.table import Block, Cell, Table, TableSpec, pivot
 
-ROWS = 12  # of a table of which runs are drawn: the figures of a thousand runs stay readable
 LISTED = 12  # methods that a caption names
 FORMS = ("pdf", "png")
 
@@ -77,9 +76,22 @@ def figure_tables(report: Report) -> list[Table]:
 
 
 def not_drawn(report: Report, *, demo: bool) -> str:
-    """Return a sentence on rows of real or demo runs that are not drawn because there are too many; "" if all are."""
-    rows = sum(max(len(table.rows) - ROWS, 0) for table in figure_tables(report) if table.demo == demo)
-    return f"Curves, matrices and reliability of {rows} more rows are not drawn; each run has its own." if rows else ""
+    """Return sentences on what of real or demo runs is not drawn because there is too much; "" if all is."""
+    tables = [table for table in figure_tables(report) if table.demo == demo]
+    rows, settings, datasets = (
+        sum(max(number - PLACES, 0) for number in numbers)
+        for numbers in (
+            [len(table.rows) for table in tables],
+            [len(possible_blocks(table)) for table in tables],
+            [len(_fraction_groups(table)) for table in tables],
+        )
+    )
+    said = {
+        f"Curves, matrices and reliability of {rows} more rows are not drawn; each run has its own.": rows,
+        f"Parameters, cost and ranks of {settings} more settings are not drawn; --where chooses others.": settings,
+        f"Score against data of {datasets} more datasets is not drawn; --where chooses others.": datasets,
+    }
+    return " ".join(sentence for sentence, number in said.items() if number)
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
@@ -99,24 +111,30 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 def _of_table(table: Table) -> Iterator[Drawing]:
     metric = table.info.title[0].upper() + table.info.title[1:]
-    for dataset, groups in _fraction_groups(table).items():
+    for dataset, every in list(_fraction_groups(table).items())[:PLACES]:
+        groups = every[:PLACES]
+        columns = fractions.best_first(table, groups)
+        shown = legible(table, columns)
+        more = f" {len(every) - PLACES} more settings are not drawn; --where chooses others." * (len(every) > PLACES)
         yield Drawing(
             _slug("fractions", table.family, dataset),
             f"{metric} against training data, {text.clean(dataset)}",
-            f"Mean over seeds, bars ± standard deviation. {_crossed(table, groups)}",
-            partial(fractions.fractions, table, groups),
+            f"Mean over seeds, bars ± standard deviation. {_crossed(shown, groups)}"
+            f"{_cut([len(columns)], 'full fine-tuning, then the best on the most data')}{more}",
+            partial(fractions.fractions, shown, groups),
         )
     if blocks := scatter.blocks_with_parameters(table):
         several = any(len(block.rows) > 1 for block in blocks)
+        known = [scatter.parameter_points(table, block) for block in blocks]
         missing = [
-            (text.heading(table, block), scatter.undrawn(table, block, scatter.parameter_points(table, block)))
-            for block in blocks
+            (text.heading(table, block), scatter.undrawn(table, block, each))
+            for block, each in zip(blocks, known, strict=True)
         ]
         yield Drawing(
             _slug("parameters", table.family),
             f"{metric} against trained parameters",
             f"{'Mean over the datasets. ' if several else ''}{FRONT.format('trained parameters')}"
-            f"{_undrawn(missing, 'score and count')}",
+            f"{_undrawn(missing, 'score and count')}{_cut(map(len, known), FIRST_OF_FRONT)}",
             partial(scatter.parameters, table),
         )
     for block in main_blocks(table):
@@ -127,31 +145,37 @@ def _of_table(table: Table) -> Iterator[Drawing]:
                     "cost", table.family, *_labels(table, block.rows[0], table.across if len(block.rows) > 1 else "")
                 ),
                 f"{metric} against cost, {text.heading(table, block) or text.subtitle(table) or 'all runs'}",
-                f"{FRONT.format('cost')} {_devices(table, block)}{_undrawn(missing, 'score and cost')}",
+                f"{FRONT.format('cost')} {_devices(table, block)}{_undrawn(missing, 'score and cost')}"
+                f"{_cut(map(len, points.values()), FIRST_OF_FRONT)}",
                 partial(scatter.cost, table, block),
             )
     if blocks := ranks.ranked_blocks(table):
         yield Drawing(
             _slug("ranks", table.family),
             f"Ranks by {table.info.title}",
-            " ".join(map(partial(_power, table), blocks)),
+            " ".join(map(partial(_power, table), blocks))
+            + _cut([sum(rank is not None for rank in block.ranks) for block in blocks], "the best"),
             partial(ranks.ranks, table),
         )
     whole = [i for block in main_blocks(table) for i in block.rows]
-    for i in [*whole, *(i for i in range(len(table.rows)) if i not in whole)][:ROWS]:
+    for i in [*whole, *(i for i in range(len(table.rows)) if i not in whole)][:PLACES]:
         yield from _of_row(table, i)
 
 
 FRONT = "Filled and joined: the Pareto front; hollow: another method is at least as good at no more {}."
+FIRST_OF_FRONT = "the front, then the best"
 
 
-def _of_row(table: Table, i: int) -> Iterator[Drawing]:
+def _of_row(whole: Table, i: int) -> Iterator[Drawing]:
+    columns = _best_first(whole.cells[i], whole)
+    table = legible(whole, columns)
     cells = table.cells[i]
+    cut = _cut([len(columns)], "the best")
     place = " · ".join(text.label(name, table.rows[i][name]) for name in table.spec.rows)
 
     def drawing(kind: str, title: str, caption: str, draw: Callable[[Table, int], Figure]) -> Drawing:
         name = _slug(kind, table.family, *_labels(table, i))
-        return Drawing(name, f"{title}, {place}", caption, partial(draw, table, i), photographs=kind == "samples")
+        return Drawing(name, f"{title}, {place}", caption + cut, partial(draw, table, i), photographs=kind == "samples")
 
     if any(history(run) for cell in cells for run in cell.runs):
         yield drawing("curves", "Training curves", "Mean over seeds and their range.", runs.curves)
@@ -171,6 +195,24 @@ def _of_row(table: Table, i: int) -> Iterator[Drawing]:
             "them, under the dataset's licence."
         )
         yield drawing("samples", "Generated pictures", caption, samples.samples)
+
+
+def _best_first(cells: Sequence[Cell], table: Table) -> list[int]:
+    """Return the columns that have runs in a row, the best score first, those without one last."""
+    tried = [j for j, cell in enumerate(cells) if cell.runs or cell.others]
+    return sorted(tried, key=lambda j: (cells[j].mean is None, better(table, cells[j].mean or 0.0)))
+
+
+def _cut(numbers: Iterable[int], first: str) -> str:
+    """Return a sentence on panels that would show more than MOST methods; "" for none.
+
+    Args:
+        numbers: of methods that each panel could show.
+        first: those that are shown.
+    """
+    many = sorted({number for number in numbers if number > MOST})
+    of = " or ".join(f"{number:,}" for number in many)
+    return f" Of {of} methods or recipes only {BEST} are drawn: {first}. The tables have all." if many else ""
 
 
 def _undrawn(missing: Sequence[tuple[str, list[str]]], what: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from medpeft_cli.report import text
-from medpeft_cli.report.figures.panels import PANEL, main_blocks, panels, place
+from medpeft_cli.report.figures.panels import PANEL, better, main_blocks, panels, place, readable
 from medpeft_cli.report.figures.style import GREY, Style, metric_label, new_figure, styles
 from medpeft_cli.report.records import Run
 from medpeft_cli.report.table import Block, Table
@@ -135,8 +135,10 @@ def cost(table: Table, block: Block) -> Figure:
 
 
 def _scatter(axes: Axes, table: Table, points: list[Point]) -> None:
-    """Draw points with their names, those on the Pareto front filled and joined by a step line."""
+    """Draw points with their names, those on the Pareto front filled and joined by a step line; the front's before the others."""
     front = pareto(points, table.info.higher_is_better)
+    shown = set(readable(sorted(points, key=lambda p: (p not in front, better(table, p.y)))))
+    points, front = ([p for p in each if p in shown] for each in (points, front))
     low, high = min(p.x for p in points), max(p.x for p in points)
     if high > 8 * low:
         axes.set_xscale("log")

@@ -156,11 +156,16 @@ class Tiles:
 
 
 def legend(figure: Figure, shown: list[Style], columns: int = 5) -> None:
-    """Put the styles below a figure."""
+    """Put the styles below a figure, in as many columns as fit its width."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], **style.line) for style in shown]
-    figure.legend(handles, [style.name for style in shown], loc="outside lower center", ncols=min(columns, len(shown)))
+    names = [style.name for style in shown]
+    for number in range(min(columns, len(shown)), 0, -1):
+        box = figure.legend(handles, names, loc="outside lower center", ncols=number)
+        if number == 1 or box.get_window_extent().width <= figure.bbox.width:
+            break
+        box.remove()
 
 
 @contextmanager
