@@ -79,7 +79,9 @@ def test_report_does_without_torch(root, tmp_path):
 
 def test_training_does_not_wait_for_what_only_scoring_and_drawing_need():
     lines = "medpeft_cli.engine.text_to_image, medpeft_cli.engine.classify, medpeft_cli.demo.twins"
-    code = f"import sys, {lines}; print(sorted({{'matplotlib', 'torchmetrics', 'sklearn', 'pandas'}} & set(sys.modules)))"
+    code = (
+        f"import sys, {lines}; print(sorted({{'matplotlib', 'torchmetrics', 'sklearn', 'pandas'}} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     code = "import sys, medpeft_cli.demo.twins; print('scipy.ndimage' in sys.modules)"
