@@ -75,3 +75,15 @@ def test_validate_of_wrong_recipes_prints_no_table(root, tmp_path):
 def test_report_does_without_torch(root, tmp_path):
     _, heavy = modules_after(root, "report", str(tmp_path))
     assert not set(heavy) & set(HEAVY) - {"numpy"}
+
+
+def test_training_does_not_wait_for_what_only_scoring_and_drawing_need():
+    lines = "medpeft_cli.engine.text_to_image, medpeft_cli.engine.classify, medpeft_cli.demo.twins"
+    code = (
+        f"import sys, {lines}; print(sorted({{'matplotlib', 'torchmetrics', 'sklearn', 'pandas'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    code = "import sys, medpeft_cli.demo.twins; print('scipy.ndimage' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
