@@ -66,7 +66,9 @@ class Bare:
         self.steps = task.plan.steps_per_epoch
         self.shares = [micro.batch for micro in task.micro_batches(0, 0) if micro.step == 0]
         self.optimiser = torch.optim.AdamW(
-            [parameter for _, parameter in adapted.trainable()], lr=recipe.train.lr, fused=self.device.type == "cuda"
+            [parameter for _, parameter in adapted.trainable()],
+            lr=recipe.train.lr,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self.model.train()
         hold_norms(adapted)

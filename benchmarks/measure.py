@@ -52,12 +52,13 @@ class Row:
     def __str__(self) -> str:
         """Return the row as a line for the terminal."""
         part, what, ratio, spread, target, ours, other, unit = self.cells()
-        return f"{part}: {what}: {ratio} ({spread}){target and ', target ' + target}; {ours} against {other} {unit}"
+        return f"{part}: {what}: {ratio}{spread and f' ({spread})'}{target and ', target ' + target}; {ours} against {other} {unit}"
 
     def cells(self) -> list[str]:
         """Return the row as texts, in the order of `HEADER`."""
         target = "" if self.target is None else self.target + ("" if self.met else " missed")
-        numbers = [f"{self.ratio:.3f}", f"{self.low:.3f}–{self.high:.3f}"]
+        spread = "" if self.low == self.high else f"{self.low:.3f}–{self.high:.3f}"  # none of a single repeat
+        numbers = [f"{self.ratio:.3f}", spread]
         return [self.part, self.what, *numbers, target, f"{self.ours:,.4g}", f"{self.other:,.4g}", self.unit]
 
     @property

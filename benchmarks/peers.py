@@ -4,8 +4,8 @@
 
 All start from the same folders of 600 × 450 JPEGs, train the same network at 96 px with random crops and flips, AdamW and the
 same batch, and score the validation split after every epoch. Ours is `medpeft prepare` and then `medpeft finetune`, into fresh
-folders. The peers read through timm's ImageDataset and its transforms (torchvision's) in two worker processes, which they
-keep. Seconds are of whole processes from their start, and the contenders take turns. `probe` is linear probing without
+folders. The peers read through timm's ImageDataset and its transforms (torchvision's) in as many worker processes as there are
+cores, which they keep. Seconds are of whole processes from their start, and the contenders take turns. `probe` is linear probing without
 augmentation, for twenty epochs.
 """
 
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, compare, in_process, make_jpegs
+from medpeft_cli.runs.environment import cores
 
-PIXELS, WORKERS, RATE, LORA_RANK = 96, 2, 1e-3, 16
+PIXELS, RATE, LORA_RANK = 96, 1e-3, 16
 SPLITS = ("train", "val", "test")
 CARD = {
     "name": "peers", "title": "Peers", "modality": "test", "classes": ["a", "b"],
@@ -46,7 +47,7 @@ class Cell:
 CELLS = {
     "lora": Cell("Trainer + peft", "vit_tiny_patch16_224", "lora", 1),
     "lora-small": Cell("Trainer + peft", "test_vit", "lora", 2),
-    "full": Cell("timm", "resnet10t", "full", 1),
+    "full": Cell("timm", "resnet10t", "full", 2),
     "linear": Cell("timm", "resnet10t", "linear", 2),
     "probe": Cell("timm", "resnet10t", "linear", 10, epochs=20, augment=False),
 }
@@ -164,7 +165,7 @@ def train_with_trainer(cell: Cell, options: argparse.Namespace, clock: "Clock") 
         arguments = TrainingArguments(
             folder, per_device_train_batch_size=options.batch, per_device_eval_batch_size=128, num_train_epochs=cell.epochs,
             learning_rate=RATE, lr_scheduler_type="cosine", eval_strategy="epoch", save_strategy="no", logging_strategy="epoch",
-            dataloader_num_workers=WORKERS, dataloader_persistent_workers=True, report_to=[], disable_tqdm=True,
+            dataloader_num_workers=cores(), max_grad_norm=0, dataloader_persistent_workers=True, report_to=[], disable_tqdm=True,
             remove_unused_columns=False, label_names=["labels"],
         )  # fmt: skip
         Trainer(
@@ -195,7 +196,7 @@ def train_with_timm(cell: Cell, options: argparse.Namespace, clock: "Clock") -> 
     training, scoring = (
         create_loader(
             ImageDataset(options.root / split), PIXELS, options.batch if split == "train" else 128, split == "train",
-            num_workers=WORKERS, device=device, use_prefetcher=device.type == "cuda", **transforms(cell, split),
+            num_workers=cores(), device=device, use_prefetcher=device.type == "cuda", **transforms(cell, split),
         )
         for split in ("train", "val")
     )  # fmt: skip

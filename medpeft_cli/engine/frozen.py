@@ -16,14 +16,19 @@ from medpeft_cli.engine.assembly import Assembly
 from medpeft_cli.engine.loop import autocast
 from medpeft_cli.engine.predict import normalise
 from medpeft_cli.engine.rows import KEY, RowStore, cache_folder
+from medpeft_cli.engine.together import shared
 from medpeft_cli.engine.transfer import on_device
 from medpeft_cli.errors import RunError
 from medpeft_cli.models.backbones import tensors_sha256
 from medpeft_cli.models.cut import Cut, find_cut
 from medpeft_cli.models.sites import example_inputs
+from medpeft_cli.runs.environment import versions
+from medpeft_cli.runs.stop import leave_if_asked
 
+LIBRARIES = ("torch", "timm", "pillow")  # whose arithmetic the features are
 AT_ONCE = 64  # always so many, filled up where fewer are left: what is made of a picture does not depend on how many there are
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}  # batches of another size round otherwise
+LOOKED_AT = 8  # rows that are compared with what the network computes, before a training relies on them
 MOST_OF_DISK = 0.5  # of what is free
 
 
@@ -60,23 +65,33 @@ class Frozen:
             train: indices of the training pictures.
             val: indices of the validation pictures.
         """
-        shown = {(None, index) for index in val.tolist()}
-        if self.trains:
-            for epoch in range(self.recipe.train.epochs):
-                order = epoch_order(train, self.manifest.labels, self.recipe.seed, epoch, self.recipe.train.sampling)
-                shown |= set(zip(self.versions(epoch, visits_of([order])[0]), order.tolist(), strict=True))
-                if not self.augment.random:
-                    break
-        places = {self.key(index, version): (version, index) for version, index in sorted(shown, key=str)}
+        places = {self.key(index, version): (version, index) for version, index in self._shown(train, val)}
         needed = len(self.rows.missing(list(places))) * self.rows.row_bytes
-        self.manifest.root.parent.mkdir(parents=True, exist_ok=True)
-        if needed > MOST_OF_DISK * shutil.disk_usage(self.manifest.root.parent).free:
+        if needed > MOST_OF_DISK * shutil.disk_usage(self.manifest.root).free:
             console.say(f"frozen    not kept: {needed / 1e9:.1f} GB of features are more than half of the free disk")
             return False
         started = time.monotonic()
-        self.rows.fill(list(places), "frozen features", lambda missing: self._compute(missing, places))
+        try:
+            self.rows.fill(list(places), "frozen features", lambda missing: self._compute(missing, places))
+        except RunError as error:  # a quota says no more than this
+            console.warn(f"frozen features are not kept: {error.message}")
+            return False
         self.seconds = time.monotonic() - started
+        self._refuse_damage(places)
         return True
+
+    def _shown(self, train: np.ndarray, val: np.ndarray) -> list[tuple[int | None, int]]:
+        """Return (version, index) of all that training and validation show."""
+        shown = [(None, index) for index in val.tolist()]
+        if self.trains and not self.augment.random:
+            shown += [(None, index) for index in train.tolist()]
+        elif self.trains:
+            spec = self.recipe.train
+            epochs = spec.epochs if spec.sampling == "balanced" else min(spec.epochs, self.augment.views)
+            for epoch in range(epochs):
+                order = epoch_order(train, self.manifest.labels, self.recipe.seed, epoch, spec.sampling)
+                shown += zip(self.versions(epoch, visits_of([order])[0]), order.tolist(), strict=True)
+        return list(dict.fromkeys(shown))
 
     def versions(self, epoch: int, visits: np.ndarray) -> list[int | None]:
         """Return in which version an epoch shows pictures at a visit; None = without augmentation."""
@@ -99,40 +114,45 @@ class Frozen:
         parts = []
         with torch.inference_mode(), autocast(self.device, self.recipe.train.precision):
             for start in range(0, len(indices), self.recipe.evaluate.batch_size):
+                leave_if_asked()
                 some = indices[start : start + self.recipe.evaluate.batch_size].tolist()
                 parts.append(self.rest(model, self.hidden(some, [None] * len(some))).float().cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def refuse_damage(self, found: Tensor, whole: Tensor) -> None:
-        """Raise RunError if logits by the table are not those of the whole network, up to rounding."""
-        tolerance = TOLERANCES[self.recipe.train.precision] * max(1.0, float(whole.abs().max()))
-        if not (difference := float((found - whole).abs().max())) <= tolerance:
-            raise RunError(
-                f"{self.rows.folder}: holds other features than the network computes: logits differ by {difference:.3g}",
-                "delete this folder and the run's, and start again",
-            )
+    def _refuse_damage(self, places: dict[str, tuple[int | None, int]]) -> None:
+        """Raise RunError if some rows, drawn from those that are needed, are not what the network computes, up to rounding."""
+        keys = list(places)
+        drawn = [keys[place] for place in np.random.default_rng(self.recipe.seed).permutation(len(keys))[:LOOKED_AT]]
+        tolerance = TOLERANCES[self.recipe.train.precision]
+        for some, computed in self._compute(drawn, places, at_least=1):
+            difference = np.abs(self.rows.rows(some) - computed).max()
+            if not difference <= tolerance * max(1.0, np.abs(computed).max()):
+                raise RunError(
+                    f"{self.rows.folder}: holds other features than the network computes: they differ by {difference:.3g}",
+                    "delete this folder, and start again",
+                )
 
     def key(self, index: int, version: int | None) -> str:
         """Return the key of a picture in a version."""
         pixels = self.manifest.pixels[index]
         if version is None:
             return pixels
-        drawn = [pixels, index, version, self.recipe.seed, self.augment.model_dump(mode="json")]
+        drawn = [pixels, index, version, self.recipe.seed, self.augment.model_dump(mode="json", exclude={"views"})]
         return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:KEY]
 
     def _compute(
-        self, missing: list[str], places: dict[str, tuple[int | None, int]]
+        self, keys: list[str], places: dict[str, tuple[int | None, int]], at_least: int = AT_ONCE
     ) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield keys and their rows."""
-        for version in dict.fromkeys(places[key][0] for key in missing):
-            keys = [key for key in missing if places[key][0] == version]
-            groups = [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
+        """Yield keys and their rows; so many are computed at once at least."""
+        for version in dict.fromkeys(places[key][0] for key in keys):
+            alike = [key for key in keys if places[key][0] == version]
+            groups = [alike[start : start + AT_ONCE] for start in range(0, len(alike), AT_ONCE)]
             batches = Batches(
                 ImageStore(self.manifest), self.manifest.labels, self.spec, None if version is None else self.augment,
                 [np.array([places[key][1] for key in group]) for group in groups], self.recipe.seed, version or 0, self.workers,
             )  # fmt: skip
             for group, (images, _) in zip(groups, on_device(batches, self.device), strict=True):
-                whole = images[torch.arange(AT_ONCE, device=self.device) % len(images)]
+                whole = images[torch.arange(max(at_least, len(images)), device=self.device) % len(images)]
                 hidden = self._below(normalise(whole, self.spec))
                 yield group, hidden[: len(group)].float().cpu().numpy()
 
@@ -148,7 +168,7 @@ class Frozen:
             "cut": self.cut.name,
             "backbone": [self.recipe.backbone.name, self.recipe.backbone.options],
             "input": vars(self.spec),
-            "arithmetic": [self.recipe.train.precision, self.device.type, torch.__version__],
+            "arithmetic": [self.recipe.train.precision, self.device.type, *versions(LIBRARIES).values()],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -168,8 +188,8 @@ def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray, table: t
     ):  # timm recomputes whole networks only
         return None
     frozen = table(assembly, cut)
-    if not frozen.fill(train, val):
+    if not all(shared(frozen.fill(train, val))):
         return None
-    who = "training and validation" if frozen.trains else "validation"
-    console.say(f"frozen    nothing changes below {cut.name}: {who} read features, in {frozen.rows.folder}")
+    who = "training and validation read" if frozen.trains else "validation reads"
+    console.say(f"frozen    nothing changes below {cut.name}: {who} features, in {frozen.rows.folder}")
     return frozen

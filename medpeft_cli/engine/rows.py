@@ -1,9 +1,11 @@
 """Rows of numbers on disk, found by key: computed once, shared by all runs, kept through a crash."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.stop import leave_if_asked, note_progress
 
 KEY = 32  # hex digits of a key
+IS_KEY = re.compile(rf"[0-9a-f]{{{KEY}}}")
 KEEP_SECONDS = 2.0  # between two moments at which new rows are certain to survive whatever happens
 
 
@@ -83,16 +86,20 @@ class RowStore:
 
     def _keep(self) -> None:
         """Make sure that what was added stays: first the rows, then their keys."""
-        if not self._pending:
+        pending, self._pending = (
+            self._pending,
+            [],
+        )  # a write that fails is not tried again: its half would be in the way
+        if not pending:
             return
-        for name, content in (("rows.bin", ""), ("keys.txt", "".join(f"{key}\n" for key in self._pending))):
+        for name, content in (("rows.bin", ""), ("keys.txt", "".join(f"{key}\n" for key in pending))):
             with (self.folder / name).open("a") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         note_progress()
-        self.places |= {key: len(self.places) + number for number, key in enumerate(self._pending)}
-        self._pending, self._kept_at = [], time.monotonic()
+        self.places |= {key: len(self.places) + number for number, key in enumerate(pending)}
+        self._kept_at = time.monotonic()
 
     def fill(
         self, keys: Sequence[str], what: str, compute: Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]]
@@ -120,5 +127,5 @@ class RowStore:
         keys, rows = self.folder / "keys.txt", self.folder / "rows.bin"
         if keys.is_file() and rows.is_file():
             count = min(keys.stat().st_size // (KEY + 1), rows.stat().st_size // self.row_bytes)
-            found = keys.read_text().split("\n")[:count]
+            found = takewhile(IS_KEY.fullmatch, keys.read_text().split("\n")[:count])
             self.places = {key: place for place, key in enumerate(found)}

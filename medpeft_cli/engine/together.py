@@ -59,6 +59,15 @@ def told(value: T) -> T:
     return values[0]
 
 
+def shared(value: T) -> list[T]:
+    """Return what every process has for a value, in their order, to every process."""
+    if ranks.here.size == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.here.size
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def wait_for_all() -> None:
     """Return once every process has come to this point."""
     if ranks.here.size > 1:
@@ -69,9 +78,7 @@ def gathered(rows: Tensor) -> Tensor:
     """Return the rows of all processes, in their order, to every process; on the CPU."""
     if ranks.here.size == 1:
         return rows
-    parts: list[Any] = [None] * ranks.here.size
-    distributed.all_gather_object(parts, rows)
-    return torch.cat([part for part in parts if len(part)])
+    return torch.cat([part for part in shared(rows) if len(part)])
 
 
 def start_alike(tensors: Sequence[Tensor], steps: int) -> None:

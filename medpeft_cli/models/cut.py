@@ -8,10 +8,9 @@ from medpeft_cli import compat  # noqa: F401  must come before timm
 
 # isort: split
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
-from medpeft_cli.methods.adapt import Adapted
+from medpeft_cli.methods.adapt import Adapted, hold_norms
 from medpeft_cli.models import sites
 
 LEAST_SHARE = 0.1  # of a network's parameters below a cut: less is sooner computed anew than read
@@ -70,13 +69,14 @@ class Cut:
 
     def is_below(self, name: str) -> bool:
         """Tell whether a tensor of the state dict belongs to what is computed below."""
-        return not sites.in_modules(name, [*(self.above or (self.name,)), *HEAD_PARTS - {self.name.partition(".")[0]}])
+        return not sites.in_modules(name, [*self.above, *HEAD_PARTS] if self.above else [self.name])
 
 
 def find_cut(adapted: Adapted, size: int) -> Cut | None:
     """Return the highest place below which nothing is trained, moves or is drawn at random, if it is worth a cut.
 
-    It is tried on noise: both parts, one after the other, must give what the whole network gives.
+    It is tried on noise: both parts, one after the other, must give what the whole network gives, and the lower one in training what
+    it gives in evaluation.
 
     Args:
         adapted: on any device but meta; its mode stays as it is.
@@ -92,17 +92,27 @@ def find_cut(adapted: Adapted, size: int) -> Cut | None:
         return None
     (images,), _ = sites.example_inputs(model, adapted.family, size, 2)
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.inference_mode():
-            whole, parts = model(images), cut.rest(model, cut.below(model, images))
-        same = torch.allclose(whole.float(), parts.float(), rtol=1e-4, atol=1e-5)
+            model.eval()
+            hidden = cut.below(model, images)
+            whole, parts = model(images), cut.rest(model, hidden)
+            model.train()
+            hold_norms(adapted)
+            trained = cut.below(model, images)
+        return cut if _alike(whole, parts) and _alike(hidden, trained) else None
     except (TypeError, AttributeError, RuntimeError):  # what runs above is not what this order says
         return None
     finally:
         for module, training in modes.items():
             module.training = training
-    return cut if same else None
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=1e-4, atol=1e-5)
 
 
 def _lowest(adapted: Adapted) -> Cut | None:
@@ -133,12 +143,11 @@ def _children(model: nn.Module) -> Iterator[str]:
 
 
 def _random_below(adapted: Adapted, cut: Cut) -> bool:
-    """Tell whether training computes the lower part at random, by dropout; linear probing and LST never do."""
+    """Tell whether training drops something of the lower part, however seldom; linear probing and LST never do."""
     if adapted.method.still_backbone:
         return False
     return any(
-        (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
-        or (isinstance(module, DropPath) and module.drop_prob > 0)
+        getattr(module, "p" if isinstance(module, nn.modules.dropout._DropoutNd) else "drop_prob", 0) > 0
         for name, module in adapted.model.named_modules()
         if name and cut.is_below(name)
     )

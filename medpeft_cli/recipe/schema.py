@@ -127,6 +127,8 @@ class Augment(Strict):
             raise ValueError("crop_scale must be two fractions with 0 < low ≤ high ≤ 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError("crop_ratio must be two ratios with 0 < low ≤ high")
+        if self.views is not None and not self.random:
+            raise ValueError("views: nothing is changed at random, so all versions are alike; leave it out")
         return self
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from medpeft_cli.data.images import epoch_order, visits_of
 from medpeft_cli.engine import classify
 from medpeft_cli.engine.assembly import assemble
 from medpeft_cli.engine.classify import ClassifyTask
@@ -15,6 +16,7 @@ from medpeft_cli.errors import RunError
 from medpeft_cli.recipe.load import load_recipe
 from medpeft_cli.runs.start import start_run
 
+TRIAL = [2, 2, 2, 1]  # of the cut, on noise
 PLAIN = ["augment.crop_scale=null", "augment.horizontal_flip=0"]
 VIEWS = ["augment.views=2", "augment.vertical_flip=0.5", "augment.brightness=0.3"]
 BALANCED = ["train.sampling=balanced", "data.fraction=0.5"]
@@ -54,7 +56,7 @@ def epoch_of(task, epoch):
 def test_each_picture_goes_through_the_frozen_part_once_whatever_the_epochs_rates_and_fractions(task):
     first, model, seen = task(*PLAIN)
     pictures = len(first.train_indices) + len(first.val_indices)
-    assert seen[-1] == 64 >= pictures > 32 and max(seen[:-1]) <= 2  # one batch, filled up; the trial on noise
+    assert pictures <= 64 and seen == [*TRIAL, 64, 8]  # one batch, filled up; eight are looked at
     seen.clear()
     for epoch in range(3):
         for micro in first.micro_batches(epoch, 0):
@@ -63,7 +65,7 @@ def test_each_picture_goes_through_the_frozen_part_once_whatever_the_epochs_rate
     assert seen == []
     for other in (["train.lr=0.1"], ["seed=3", "train.epochs=9"], ["data.fraction=0.5"], ["train.micro_batch_size=3"]):
         _, _, seen = task(*PLAIN, *other)
-        assert set(seen) <= {1, 2}  # the trial on noise
+        assert seen == [*TRIAL, 8]
     _, _, seen = task(*PLAIN, "train.precision=bfloat16")  # other arithmetic, other features
     assert 64 in seen
 
@@ -72,6 +74,7 @@ def test_each_picture_goes_through_the_frozen_part_once_whatever_the_epochs_rate
     "overrides",
     [
         PLAIN,
+        [*PLAIN, *BALANCED],
         VIEWS,
         [*VIEWS, *BALANCED],
         ["augment.crop_scale=[0.5,1]"],
@@ -118,6 +121,23 @@ def test_views_are_shown_in_turn_and_are_those_of_the_pictures(task, monkeypatch
         return {tuple(row) for row in rows[epoch][0].numpy().round(4).tolist()}
 
     assert as_set(0) == as_set(2) and as_set(1) == as_set(3) and not as_set(0) & as_set(1)
+
+
+@pytest.mark.parametrize("augment", [PLAIN, VIEWS])
+@pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
+def test_all_that_epochs_show_is_computed_of_unequal_classes_too(task, augment, sampling):
+    found, _, _ = task(*augment, f"train.sampling={sampling}", "train.epochs=5")
+    labels = found.manifest.labels
+    train = np.concatenate(
+        [found.train_indices[labels[found.train_indices] == label][: 4 + 8 * label] for label in range(3)]
+    )
+    computed = set(found.frozen._shown(train, found.val_indices))
+    shown = {(None, index) for index in found.val_indices.tolist()}
+    for epoch in range(5):
+        order = epoch_order(train, labels, 0, epoch, sampling)
+        shown |= set(zip(found.frozen.versions(epoch, visits_of([order])[0]), order.tolist(), strict=True))
+    assert shown <= computed
+    assert all(version in (None, 0, 1) for version, _ in computed)
 
 
 def test_with_fresh_augmentation_only_validation_reads_features(task):

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import resource
 import signal
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from medpeft_cli.engine import rows
 from medpeft_cli.engine.rows import KEY, RowStore
+from medpeft_cli.errors import RunError
 from medpeft_cli.runs import lock
 from medpeft_cli.runs.lock import run_lock
 from medpeft_cli.runs.stop import Stopped, stoppable
@@ -65,6 +67,22 @@ def test_several_processes_make_each_row_once(tmp_path, monkeypatch):
     assert sum(made) == 40
     store = RowStore(tmp_path, (2, 3))
     assert store.rows([key(n) for n in range(40)])[:, 0, 0].tolist() == list(range(40))
+
+
+def test_a_write_that_fails_half_way_is_not_tried_again_behind_its_half(tmp_path):
+    filled(tmp_path, [1, 2])
+    store, limits = RowStore(tmp_path, (2, 3)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with pytest.raises(RunError, match="cannot be written"), store.writing():
+        store._kept_at = -1e9  # so that rows are kept at once
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * (KEY + 1) + 40, limits[1]))
+        try:
+            store.add([key(n) for n in range(3, 9)], np.arange(3, 9)[:, None, None] * np.ones((1, 2, 3)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    filled(tmp_path, range(1, 12))
+    again = RowStore(tmp_path, (2, 3))
+    assert again.rows([key(n) for n in range(1, 12)])[:, 0, 0].tolist() == list(range(1, 12))
 
 
 @pytest.mark.parametrize(("seconds", "before"), [(0.0, [1, 2]), (1e9, [])])

@@ -40,6 +40,7 @@ VIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "dept
         ("vit_tiny_patch16_224", VIT, ["norm"], "norm"),
         ("resnet10t", {}, [], "fc"),
         ("resnet10t", {}, ["layer4"], "layer4.0"),
+        ("vit_tiny_patch16_224", VIT | {"global_pool": "avg"}, [], "head"),  # behind a norm that is a part of the head
         ("resnetv2_18", {}, [], "head.fc"),
         ("convnext_atto", {}, [], "head.fc"),
         ("convnext_atto", {}, ["stages.3"], "stages.3"),
@@ -57,6 +58,7 @@ def test_where_it_is_cut(name, options, trained, expected):
         ("resnet10t", {}, "partial", "layer4.0"),
         ("vit_tiny_patch16_224", VIT | {"img_size": 64}, "lst", "lst"),
         ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1, "drop_path_rate": 0.1}, "lst", "lst"),
+        ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1, "patch_drop_rate": 0.5}, "lst", "lst"),
         ("deit_tiny_distilled_patch16_224", VIT, "lst", "lst"),
     ],
 )
@@ -87,7 +89,9 @@ def check_cut(found, expected, size=SIZE):
         ("vit_tiny_patch16_224", VIT, "full", []),  # nothing is frozen
         ("vit_tiny_patch16_224", VIT | {"patch_size": 4}, "lora", []),  # the patch embedding alone
         ("resnet10t", {}, "norm", []),  # statistics move from the stem on
+        ("resnet10t", {"drop_block_rate": 0.1}, "partial", []),
         ("vit_tiny_patch16_224", VIT | {"proj_drop_rate": 0.1}, "partial", []),  # random below
+        ("vit_tiny_patch16_224", VIT | {"patch_drop_rate": 0.5}, "partial", []),
         ("vit_tiny_patch16_224", VIT | {"drop_path_rate": 0.1}, "partial", []),
         ("deit_tiny_distilled_patch16_224", VIT, "linear", []),  # two classifiers
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2}, "partial", []),  # as it is by default
