@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,3 +135,13 @@ def test_more_processes_than_gpus_are_refused(recipe, dataset):
     with pytest.raises(RunError, match="processes want a GPU each") as refusal:
         start_run(load_recipe(recipe, ["device=auto"]), dataset / "many", "…", processes=torch.cuda.device_count() + 2)
     assert "--set device=cpu" in refusal.value.hint
+
+
+def test_two_processes_on_features_of_the_frozen_part_give_the_run_of_one(write_recipe, dataset, tmp_path, one_thread):
+    shutil.copytree(dataset / "data", tmp_path / "data")
+    plain = ["device=cpu", f"data.root={tmp_path / 'data'}", "augment.crop_scale=null", "augment.horizontal_flip=0"]
+    loaded = load_recipe(write_recipe("linear", stem="features"), plain)
+    together = start_run(loaded, tmp_path / "together", "medpeft finetune …", processes=2)
+    assert json.loads((together / "record.json").read_text())["environment"]["processes"] == 2
+    assert list((tmp_path / "data.cache").glob("frozen-*/keys.txt"))
+    assert_same(start_run(loaded, tmp_path / "alone", "medpeft finetune …"), together)
