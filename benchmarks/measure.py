@@ -64,6 +64,8 @@ class Row:
     @property
     def target(self) -> str | None:
         """The target in words."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g}–{self.at_most:g}"
         if self.at_least is not None:
             return f"≥ {self.at_least:g}"
         return None if self.at_most is None else f"≤ {self.at_most:g}"

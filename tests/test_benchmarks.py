@@ -16,12 +16,22 @@ def test_a_ratio_is_of_repeats_that_ran_beside_each_other():
     assert not row.met and "missed" in markdown([row])
 
 
-def test_a_target_is_a_floor_or_a_ceiling():
-    floor, ceiling, none = (
-        compare("part", "what", "s", [2.0], [1.0], **target) for target in ({"at_least": 2}, {"at_most": 1.99}, {})
-    )
-    assert (floor.met, ceiling.met, none.met) == (True, False, True)
-    assert (floor.target, ceiling.target, none.target) == ("≥ 2", "≤ 1.99", None)
+@pytest.mark.parametrize(
+    ("target", "met", "words"),
+    [
+        ({"at_least": 2}, True, "≥ 2"),
+        ({"at_most": 1.99}, False, "≤ 1.99"),
+        ({"at_least": 1.5, "at_most": 2.5}, True, "1.5–2.5"),
+        ({}, True, None),
+    ],
+)
+def test_a_target_is_a_floor_or_a_ceiling_or_both(target, met, words):
+    row = compare("part", "what", "s", [2.0], [1.0], **target)
+    assert (row.met, row.target) == (met, words)
+
+
+def test_a_single_repeat_has_no_spread():
+    assert "min–max" in markdown([]) and "2.000 |  |" in markdown([compare("part", "what", "s", [2.0], [1.0])])
 
 
 def test_works_take_turns_and_the_first_turn_is_not_counted():
