@@ -1,6 +1,6 @@
 """Device-hours of the paper's whole benchmark, by table, and what doing frozen work once and compiling save of them.
 
-    python -m benchmarks.whole [--grid recipes/paper/all.yaml] [--largest 60] [--pictures 2] [--compile] [--device auto] [--json FILE]
+    python -m benchmarks.whole [--grid recipes/paper/all.yaml] [--largest 60] [--pictures 2] [--device auto] [--json FILE]
 
 Forward and backward passes of each backbone are timed on noise, at the size and in the precision of its recipes. Methods
 count as one of three: `linear`, `full`, and all others as bias tuning. A network of more GFLOP a forward pass than --largest is
@@ -43,14 +43,7 @@ from medpeft_cli.recipe.schema import ClassifyRecipe, GenerateRecipe, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER_TRAIN = {"smdg": 9852}  # training pictures of a dataset whose card has no count
-SD15 = {  # config.json of the published U-Net
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # of the published U-Net; the rest is as diffusers has it
 REPEATS = 3
 LATENT_PIXELS = 8  # of a picture's side to one of its latents'
 
@@ -259,15 +252,14 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         "frozen work once": hours(lambda work: work.frozen_once),
         "and linear probing unaugmented": hours(lambda work: work.unaugmented),
     }
-    if options.compile:
-        network = max(
-            (network for network, group in pairs if group == "others" and sizes[network] <= options.largest),
-            key=sizes.__getitem__,
-        )
-        faster = rates(network, "others", options.pictures, device, wanted=True)[0] / pace[network, "others"][0]
-        cases[f"frozen work once, and compiled: {faster:.2f} × by {network.name}"] = hours(
-            lambda work: work.frozen_once, faster
-        )
+    network = max(
+        (network for network, group in pairs if group == "others" and sizes[network] <= options.largest),
+        key=sizes.__getitem__,
+    )
+    faster = rates(network, "others", options.pictures, device, wanted=True)[0] / pace[network, "others"][0]
+    cases[f"frozen work once, and compiled: {faster:.2f} × by {network.name}"] = hours(
+        lambda work: work.frozen_once, faster
+    )
     for case, spent in cases.items():
         for table in sorted(anew):
             yield compare("whole", f"{table}: {case}", unit, [spent[table]], [anew[table]])
@@ -279,7 +271,6 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--grid", type=Path, default=ROOT / "recipes/paper/all.yaml")
     parser.add_argument("--largest", type=float, help="GFLOP a forward pass; default: 60 on a CPU, on a GPU no limit")
     parser.add_argument("--pictures", type=int, help="at once; default: 2 on a CPU, 64 on a GPU")
-    parser.add_argument("--compile", action="store_true", help="time compiled blocks too")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     options = parser.parse_args(words)

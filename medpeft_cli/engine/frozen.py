@@ -78,6 +78,8 @@ class Frozen:
             return False
         self.seconds = time.monotonic() - started
         self._refuse_damage(places)
+        who = "training and validation read" if self.trains else "validation reads"
+        console.say(f"frozen    nothing changes below {self.cut.name}: {who} features, in {self.rows.folder}")
         return True
 
     def _shown(self, train: np.ndarray, val: np.ndarray) -> list[tuple[int | None, int]]:
@@ -183,13 +185,8 @@ def frozen_part(assembly: Assembly, train: np.ndarray, val: np.ndarray, table: t
         table: its class.
     """
     cut = find_cut(assembly.adapted, assembly.input.size)
-    if cut is None or (
-        cut.above and assembly.recipe.train.gradient_checkpointing
-    ):  # timm recomputes whole networks only
+    # timm recomputes activations in whole networks only
+    if cut is None or (cut.above and assembly.recipe.train.gradient_checkpointing):
         return None
     frozen = table(assembly, cut)
-    if not all(shared(frozen.fill(train, val))):
-        return None
-    who = "training and validation read" if frozen.trains else "validation reads"
-    console.say(f"frozen    nothing changes below {cut.name}: {who} features, in {frozen.rows.folder}")
-    return frozen
+    return frozen if all(shared(frozen.fill(train, val))) else None

@@ -86,10 +86,8 @@ class RowStore:
 
     def _keep(self) -> None:
         """Make sure that what was added stays: first the rows, then their keys."""
-        pending, self._pending = (
-            self._pending,
-            [],
-        )  # a write that fails is not tried again: its half would be in the way
+        # a write that fails is not tried again: its half would be in the way
+        pending, self._pending = self._pending, []
         if not pending:
             return
         for name, content in (("rows.bin", ""), ("keys.txt", "".join(f"{key}\n" for key in pending))):
